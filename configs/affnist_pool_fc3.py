@@ -1,0 +1,7 @@
+"""affNIST: p(x | fc3) of the network with global max pooling of conv2. Nash et al. (2019), section 5.2."""
+
+from inversion_jax import config as config_lib
+
+
+def get_config(variant: str = ""):
+  return config_lib.preset("affnist", "fc3", variant, kind="pool")

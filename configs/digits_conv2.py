@@ -1,0 +1,7 @@
+"""Handwritten digits, 8x8: p(x | conv2). Nash et al. (2019), section 5.1."""
+
+from inversion_jax import config as config_lib
+
+
+def get_config(variant: str = ""):
+  return config_lib.preset("digits", "conv2", variant)

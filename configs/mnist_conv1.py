@@ -1,0 +1,7 @@
+"""MNIST: p(x | conv1). Nash et al. (2019), section 5.1."""
+
+from inversion_jax import config as config_lib
+
+
+def get_config(variant: str = ""):
+  return config_lib.preset("mnist", "conv1", variant)

@@ -1,0 +1,7 @@
+"""SVHN: p(x | fc3). Nash et al. (2019), section 5.1."""
+
+from inversion_jax import config as config_lib
+
+
+def get_config(variant: str = ""):
+  return config_lib.preset("svhn", "fc3", variant)

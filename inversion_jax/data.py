@@ -1,0 +1,202 @@
+"""TFDS sources -> uint8 arrays in memory; the splits; the order in which images are visited."""
+
+import functools
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL
+import tensorflow_datasets as tfds
+import tqdm
+from absl import logging
+from jaxtyping import Bool, Int, UInt8
+
+from inversion_jax import datasets
+from inversion_jax.datasets import archives
+from inversion_jax.errors import UserError
+
+# Images held out of an official training set for validation: its last ones, one in ten, not more.
+MAX_HELD_OUT = 5000
+HELD_OUT_FRACTION = 10
+
+CHUNK = 1000
+PATIENCE_SECONDS = 5.0
+
+
+class Split(NamedTuple):
+  """The images of one split, row by row, with what is known about each."""
+
+  images_NHWC: UInt8[np.ndarray, "N H W C"]
+  labels_N: Int[np.ndarray, " N"]
+  # Where the image stands in its official split (the split of the table in `split_rows`).
+  index_N: Int[np.ndarray, " N"]
+  # Images made from one original share it (affNIST); elsewhere equal to `index_N`.
+  source_N: Int[np.ndarray, " N"]
+
+
+class Data(NamedTuple):
+  """A data set in memory; `num_levels` counts the values of a sub-pixel, 0 to num_levels - 1."""
+
+  name: str
+  train: Split
+  validation: Split
+  test: Split
+  num_levels: int
+  num_classes: int
+
+
+def load(name: str, *, data_dir: str = "", num_train: int = 0, num_test: int = 0) -> Data:
+  """Reads a data set into memory; one that is absent is fetched and prepared first.
+
+  Args:
+    name: one of `datasets.names()`, such as "svhn_cropped" or "affnist/small".
+    data_dir: TFDS's data folder; "" means $TFDS_DATA_DIR, or else ~/tensorflow_datasets. If it
+      cannot be written to, sets absent from it are prepared in ~/tensorflow_datasets.
+    num_train: keeps the first so many training images; 0 keeps all.
+    num_test: the same for the test images, and for the validation images.
+
+  Raises:
+    UserError: unknown name, a set that cannot be had, or files that cannot be read.
+  """
+  builder = datasets.prepared(name, data_dir)
+  sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+  limits = {"train": num_train, "validation": num_test, "test": num_test}
+  splits = {}
+  for split, (official, rows) in split_rows(sizes).items():
+    rows = rows[: limits[split]] if limits[split] > 0 else rows
+    splits[split] = _read(builder, official, rows)
+  num_levels = datasets.KNOWN[builder.name].num_levels
+  for split, content in splits.items():
+    check_images(content.images_NHWC, num_levels, name=f"{name} {split}")
+  num_classes = builder.info.features["label"].num_classes
+  return Data(name, **splits, num_levels=num_levels, num_classes=num_classes)
+
+
+def split_rows(sizes: Mapping[str, int]) -> dict[str, tuple[str, range]]:
+  """Which rows of which official split make up train, validation and test.
+
+  Args:
+    sizes: number of images in each prepared split.
+
+  Returns:
+    For each of our splits the official one and its rows, in TFDS's order. For the whole sets:
+
+      set            train            validation             test
+      digits         1,297            250                    250     in scikit-learn's order
+      mnist          train[:55000]    train[55000:]          10,000
+      cifar10        train[:45000]    train[45000:]          10,000
+      svhn_cropped   train[:68257]    train[68257:]          26,032
+      affnist        50,000 x 32      10,000 x 32            10,000 x 32
+
+  Sets without a validation split lose the last tenth of their training images, 5,000 at most.
+  """
+  if "validation" in sizes:
+    return {split: (split, range(sizes[split])) for split in ("train", "validation", "test")}
+  num_held_out = min(MAX_HELD_OUT, sizes["train"] // HELD_OUT_FRACTION)
+  rows = range(sizes["train"])
+  first = sizes["train"] - num_held_out
+  return {
+    "train": ("train", rows[:first]),
+    "validation": ("train", rows[first:]),
+    "test": ("test", range(sizes["test"])),
+  }
+
+
+def check_images(images: Any, num_levels: int = 256, *, name: str = "images"):
+  """Raises UserError unless `images` are levels: a uint8 array (N, H, W, C), C 1 or 3.
+
+  Args:
+    images: what is to be checked.
+    num_levels: the values allowed are 0 to num_levels - 1.
+    name: how to call the images in the message.
+  """
+  dtype, shape = getattr(images, "dtype", type(images).__name__), np.shape(images)
+  if dtype != np.uint8:
+    raise UserError(f"{name} must be uint8 levels, not {dtype}; convert them, without rescaling.")
+  if len(shape) != 4:
+    raise UserError(f"{name} must have the shape (N, H, W, C), not {shape}; reshape them.")
+  if shape[-1] not in (1, 3):
+    raise UserError(
+      f"{name} must have shape (N, H, W, C) with C 1 or 3, not {shape}; "
+      "move the axis, or convert them to grey or RGB."
+    )
+  highest = int(np.max(images, initial=0))
+  if highest >= num_levels:
+    raise UserError(
+      f"{name} must have levels below {num_levels}, but one is {highest}; "
+      "requantise them, or raise num_levels."
+    )
+
+
+def train_rows(step: int, *, seed: int, batch_size: int, num_images: int) -> Int[np.ndarray, " B"]:
+  """Rows of training batch `step`: shuffled anew each epoch, a function of (seed, step) alone.
+
+  Every image is visited once an epoch, but for the remainder that fills no batch.
+
+  Raises UserError if there are fewer images than a batch holds.
+  """
+  if num_images < batch_size:
+    raise UserError(
+      f"batch_size={batch_size} exceeds the {num_images} training images; lower batch_size."
+    )
+  epoch, batch = divmod(step, num_images // batch_size)
+  return _order(seed, epoch, num_images)[batch * batch_size : (batch + 1) * batch_size]
+
+
+def eval_batches(
+  num_rows: int, batch_size: int
+) -> Iterator[tuple[Int[np.ndarray, " B"], Bool[np.ndarray, " B"]]]:
+  """Yields (rows, valid): each row once, in order.
+
+  Every batch is full: the last one repeats the last row, and `valid` marks the real ones.
+  """
+  for start in range(0, num_rows, batch_size):
+    rows_B = np.arange(start, start + batch_size)
+    yield np.minimum(rows_B, num_rows - 1), rows_B < num_rows
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed, epoch, num_images):
+  # Kept, since a step of a large set would otherwise shuffle a million rows to use a hundred.
+  order_N = np.random.default_rng((seed, epoch)).permutation(num_images)
+  order_N.setflags(write=False)
+  return order_N
+
+
+def _read(builder, official, rows):
+  """The `rows` of a prepared split as a `Split`; nothing else is decoded."""
+  images_NHWC = np.empty((len(rows), *builder.info.features["image"].shape), np.uint8)
+  labels_N, index_N, source_N = np.empty((3, len(rows)), np.int64)
+  try:
+    # TFDS would decode with OpenCV, and complain where it is not installed.
+    source = builder.as_data_source(official, decoders={"image": tfds.decode.SkipDecoding()})
+    for start in _progress(range(0, len(rows), CHUNK), f"{builder.name} {official}"):
+      chunk = rows[start : start + CHUNK]
+      for n, example in enumerate(source.__getitems__(list(chunk)), start):
+        images_NHWC[n] = archives.decode_png(example["image"])
+        labels_N[n] = example["label"]
+        index_N[n] = example.get("index", rows[n])
+        source_N[n] = example.get("source", index_N[n])
+  except NotImplementedError:
+    raise UserError(
+      f"{builder.data_dir} holds another format than {datasets.FORMAT}, which needs TensorFlow; "
+      "move it away or set config.data.dir to another folder."
+    ) from None
+  except (RuntimeError, PIL.UnidentifiedImageError) as error:
+    raise UserError(
+      f"{builder.data_dir} is damaged ({error}); delete that folder and run again."
+    ) from error
+  return Split(images_NHWC, labels_N, index_N, source_N)
+
+
+def _progress(chunks, what):
+  """Iterates with a progress bar on a terminal, and a plain line now and then elsewhere."""
+  terminal = sys.stderr.isatty()
+  spoke = time.monotonic()
+  for chunk in tqdm.tqdm(chunks, desc=what, delay=PATIENCE_SECONDS, disable=not terminal):
+    if not terminal and time.monotonic() - spoke > PATIENCE_SECONDS:
+      logging.info("Reading %s: %d%%.", what, 100 * chunk // chunks.stop)
+      spoke = time.monotonic()
+    yield chunk

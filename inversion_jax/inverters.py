@@ -1,0 +1,87 @@
+"""p(x | h): a likelihood, the causal network and the context that h gives it, joined."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Integer
+
+from inversion_jax import likelihoods
+from inversion_jax.contexts import ContextEncoder
+from inversion_jax.pixelcnn import PixelCNN, padded_sizes
+
+
+class Inverter(nn.Module):
+  """A conditional density of images; without a representation, the unconditional p(x).
+
+  Initialise it on a large batch *with its h*: the first batch sets scales and biases.
+
+      inverter = Inverter(likelihoods.Categorical(num_levels=17), num_filters=32)
+      params = inverter.init(key, levels_BHWC, z)["params"]
+      nats_B = -inverter.apply({"params": params}, levels_BHWC, z).sum((1, 2))
+
+  Attributes:
+    likelihood: the distribution of one pixel given the head.
+    num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
+    context, resize_method: how a spatial h is brought in, see `ContextEncoder`.
+    dtype: type of the activations; parameters, head and likelihood stay float32.
+
+  Source: Nash et al. (2019), sections 3.2 and 4, appendix A.
+  """
+
+  likelihood: likelihoods.Likelihood
+  num_filters: int = 64
+  num_blocks: int = 3
+  num_scales: int = 3
+  dropout_rate: float = 0.5
+  context: str = "projection"
+  context_dropout_rate: float = 0.0
+  resize_method: str = "bilinear"
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    self.encoder = ContextEncoder(self.context, self.resize_method, self.num_filters)
+    self.network = PixelCNN(
+      self.likelihood.num_features,
+      self.num_filters,
+      self.num_blocks,
+      self.num_scales,
+      self.dropout_rate,
+      self.context_dropout_rate,
+    )
+
+  def __call__(
+    self,
+    levels_BHWC: Integer[Array, "B H W C"],
+    z: Float[Array, "B *map Z"] | None = None,
+    *,
+    train: bool = False,
+  ) -> Float[Array, "B H W"]:
+    """log p(pixel | pixels before it, h) of every pixel, in nats; its sum is log p(x | h).
+
+    Args:
+      levels_BHWC: images as integers 0..num_levels-1.
+      z: the representation, a vector or a map per image; None for p(x).
+      train: whether dropout is on, drawn from the rng stream "dropout".
+    """
+    head_BHWF = self.head(levels_BHWC, self.contexts(z, levels_BHWC.shape[1:3]), train=train)
+    return self.likelihood.log_prob(head_BHWF, levels_BHWC)
+
+  def contexts(
+    self, z: Float[Array, "B *map Z"] | None, size: tuple[int, int]
+  ) -> tuple[Array, ...] | None:
+    """What h gives to each resolution of the network for images of `size` (rows, columns)."""
+    if z is None:
+      return None
+    return self.encoder(z.astype(self.dtype), padded_sizes(*size, self.num_scales))
+
+  def head(
+    self,
+    levels_BHWC: Integer[Array, "B H W C"],
+    contexts: tuple[Array, ...] | None,
+    *,
+    train: bool = False,
+  ) -> Float[Array, "B H W F"]:
+    """The parameters of every pixel's distribution, which depend on the pixels before it alone."""
+    unit_BHWC = likelihoods.to_unit(levels_BHWC, self.likelihood.num_levels)
+    return self.network(unit_BHWC.astype(self.dtype), contexts, train=train)

@@ -1,0 +1,121 @@
+"""Runs one experiment from nothing to a report.
+
+    python -m inversion_jax.main --config=configs/digits.py
+
+Every field of the configuration can be changed: --config.inverter.num_steps=1000. Run it again to go
+on where it was interrupted.
+"""
+
+import errno
+import pathlib
+import sys
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from inversion_jax import config as config_lib
+from inversion_jax import progress, report, stages, storage
+from inversion_jax.errors import UserError
+from inversion_jax.progress import say
+from inversion_jax.runs import Run
+
+USER_ERROR_STATUS = 2
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "File of configs/, with :smoke for a minute's version.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of the run. Default: runs/<name of the config file>[_<variant>]."
+)
+_STAGES = flags.DEFINE_list("stages", list(stages.STAGES), "Stages to run, in this order.")
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "Join the other processes of a cluster (jax.distributed.initialize)."
+)
+
+
+def main(_):
+  """Runs the stages of every layer, then compares the layers if there are several."""
+  if _DISTRIBUTED.value:
+    jax.distributed.initialize()
+  config, workdir = config_lib.check(_CONFIG.value), _workdir()
+  unknown = [stage for stage in _STAGES.value if stage not in stages.STAGES]
+  if unknown or not _STAGES.value:
+    raise UserError(f"--stages knows {', '.join(stages.STAGES)}, not {', '.join(unknown)!r}.")
+  say("%d devices: %s", jax.device_count(), jax.devices()[0].device_kind)
+  runs = [
+    Run(config_lib.for_layer(config, layer), workdir / layer) for layer in config.layers
+  ] or [Run(config, workdir)]
+  for run in runs:
+    run.begin()
+  for run in runs:
+    for stage in _STAGES.value:
+      say("%s: %s", run.folder, stage)
+      stages.STAGES[stage](run)
+  if config.layers and "report" in _STAGES.value:
+    report.write_comparison(workdir, [run.folder for run in runs])
+  if "report" in _STAGES.value:
+    print(f"The report is {workdir / storage.REPORT}")
+
+
+def _workdir():
+  if _WORKDIR.value:
+    return pathlib.Path(_WORKDIR.value)
+  path, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+  name = pathlib.Path(path).stem
+  return pathlib.Path("runs") / (f"{name}_{variant}" if variant else name)
+
+
+def _parse_flags(argv):
+  """Parses the command line; what is wrong with it ends in one sentence."""
+  try:
+    left_over = flags.FLAGS(argv, known_only=False)
+    if flags.FLAGS["config"].value is None:
+      raise UserError("--config is missing; give one of the files in configs/.")
+    if len(left_over) > 1:
+      raise UserError(f"{left_over[1]!r} is not a flag; did you mean --{left_over[1]}?")
+    return left_over
+  except UserError as error:
+    _exit(error)
+  except (flags.Error, FileNotFoundError, AttributeError, KeyError, TypeError) as error:
+    _exit(_as_sentence(error))
+
+
+def _as_sentence(error):
+  text = str(error.args[0] if error.args else error).strip().splitlines()[0]
+  return f"The command line was not understood: {text.rstrip('.')}. See --help."
+
+
+def _exit(sentence):
+  print(f"inversion_jax: {sentence}", file=sys.stderr)
+  sys.exit(USER_ERROR_STATUS)
+
+
+def _guarded(argv):
+  """Runs `main`; a user's error ends in its sentence, a bug keeps its traceback."""
+  if not flags.FLAGS["verbosity"].present:
+    # Orbax narrates every file it writes.
+    absl_logging.set_verbosity(absl_logging.WARNING)
+  try:
+    main(argv)
+  except UserError as error:
+    _exit(error)
+  except OSError as error:
+    if error.errno in _NO_SPACE:
+      _exit(f"No space is left for {error.filename or _workdir()}; what was saved is kept.")
+    if error.errno in _NO_ACCESS:
+      _exit(f"{error.filename or _workdir()} cannot be written; choose another --workdir.")
+    raise
+
+
+def run():
+  """The console script."""
+  progress.show_lines()
+  app.run(_guarded, flags_parser=_parse_flags)
+
+
+if __name__ == "__main__":
+  run()

@@ -1,0 +1,46 @@
+"""Where arrays live: batches are split over all devices, everything else is on each of them."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from inversion_jax.errors import UserError
+
+
+def data_parallel() -> tuple[NamedSharding, NamedSharding]:
+  """(sharding of a batch, sharding of a state): first axis split, or replicated."""
+  mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Auto,))
+  return NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+  """Places host arrays; every process holds the whole array and gives its devices their part."""
+
+  def put_array(array):
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+  return jax.tree.map(put_array, tree)
+
+
+def put_batch(tree: Any) -> Any:
+  """Places a batch, split over all devices."""
+  return put(tree, data_parallel()[0])
+
+
+def whole_batch(batch_size: int, field: str) -> int:
+  """Returns `batch_size`, or raises UserError naming `field` if the devices cannot share it."""
+  if batch_size < 1 or batch_size % jax.device_count():
+    raise UserError(
+      f"{field}={batch_size} cannot be split over {jax.device_count()} devices; "
+      "choose a positive multiple of that number."
+    )
+  return batch_size
+
+
+def rounded_up(batch_size: int) -> int:
+  """The smallest batch, not below `batch_size`, that the devices can share."""
+  return math.ceil(batch_size / jax.device_count()) * jax.device_count()

@@ -1,0 +1,9 @@
+"""What a person looks at: figures, tables and pages, made from the files of run folders alone.
+
+No model is loaded and no device is touched, so a report can be made again anywhere, at any time.
+"""
+
+from inversion_jax.report.comparison import write_comparison
+from inversion_jax.report.single import write_run_report
+
+__all__ = ["write_comparison", "write_run_report"]

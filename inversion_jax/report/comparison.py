@@ -1,0 +1,288 @@
+"""Several runs of one test set, side by side."""
+
+import csv
+import functools
+import io
+import itertools
+import os
+import pathlib
+import urllib.parse
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from inversion_jax import information, storage
+from inversion_jax.report import figures, page, pictures
+from inversion_jax.report.page import Html, element, number
+from inversion_jax.report.rows import (
+  Comparison,
+  compare,
+  comparison_rows,
+  exceptions,
+  is_one_network,
+  nce_gain,
+)
+from inversion_jax.report.runs import Run, read_run
+from inversion_jax.report.single import row_names
+
+JSON = "comparison.json"
+CSV = "comparison.csv"
+
+_MAX_IMAGES = 12
+_DASH = "\N{EM DASH}"
+
+
+def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path]) -> None:
+  """Writes `comparison.json`, `comparison.csv`, `figures/` and `report.html` into `parent_dir`.
+
+  Args:
+    parent_dir: where the comparison goes, usually the folder above the runs.
+    run_dirs: evaluated runs of one test set, from the input of the network to its output. Runs of
+      the unconditional model may stand anywhere and are shown last.
+
+  Raises:
+    UserError: a run lacks its results, or the runs were evaluated on different test images.
+  """
+  comparison = compare([read_run(run_dir) for run_dir in run_dirs])
+  rows = comparison_rows(comparison, parent_dir)
+  storage.write_json(parent_dir / JSON, rows)
+  storage.write_text(parent_dir / CSV, _csv(rows))
+  parts = [
+    _opening(comparison),
+    _main_table(comparison, rows, parent_dir),
+    _order(comparison),
+    _honest_words(comparison),
+    _samples(comparison, parent_dir),
+    _nce_figure(comparison, rows, parent_dir),
+    _other_numbers(comparison, rows),
+  ]
+  title = f"What each layer knows of {comparison.runs[0].summary['dataset']} images"
+  kicker = f"inversion_jax: comparison {parent_dir.resolve().name}"
+  storage.write_text(parent_dir / storage.REPORT, page.page(title, kicker, *parts))
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+  file = io.StringIO()
+  writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  return file.getvalue()
+
+
+def _opening(comparison: Comparison) -> Html:
+  run = comparison.runs[0]
+  return element(
+    "p",
+    "Each row is one density model p(x | h) of images x given the activations h of one layer,"
+    f" scored on the same {len(run.nats['nats']):,} test images of {run.summary['dataset']}. The"
+    " higher its negative cross entropy (NCE), the more of the image the layer lets it recover.",
+  )
+
+
+def _main_table(comparison: Comparison, rows: Sequence[dict], parent_dir: pathlib.Path) -> Html:
+  header = [
+    "layer",
+    "NCE, nats per image",
+    "relative to conv1",
+    "bits per sub-pixel",
+    "change from the row above, nats",
+    "verdict at 95%",
+  ]
+  if comparison.unconditional:
+    header.append("gain over p(x), nats (estimate)")
+  cells = []
+  for run, name, row in zip(comparison.runs, comparison.names, rows, strict=True):
+    cells.append(
+      [
+        _linked(run, name, parent_dir),
+        _estimate(row, "nce_nats"),
+        _maybe(row["nce_relative_to_conv1"], 3),
+        number(row["bits_per_dim"], 4),
+        _estimate(row, "nce_minus_previous_nats"),
+        row["verdict_against_previous"] or _DASH,
+        _estimate(row, "information_estimate_nats"),
+      ][: len(header)]
+    )
+  legend = "± is one standard error over test images; changes and gains are paired image by image."
+  return Html(page.table(header, cells) + element("p", legend, class_="legend"))
+
+
+def _linked(run: Run, name: str, parent_dir: pathlib.Path) -> Any:
+  if not (run.folder / storage.REPORT).exists():
+    return name
+  target = os.path.relpath(run.folder / storage.REPORT, parent_dir).replace(os.sep, "/")
+  return element("a", name, href=urllib.parse.quote(target))
+
+
+def _estimate(row: dict[str, Any], key: str) -> str:
+  if row[key] is None:
+    return _DASH
+  return page.with_error(information.Estimate(row[key], row[f"{key}_standard_error"], 0))
+
+
+def _maybe(value: float | int | None, decimals: int) -> str:
+  return _DASH if value is None else number(value, decimals)
+
+
+def _order(comparison: Comparison) -> Html:
+  """What the order of the layers says, and whether any loses to p(x)."""
+  layers = comparison.layers
+  paragraphs = []
+  found = []
+  if len(layers) > 1 and is_one_network(layers):
+    found = exceptions(layers)
+    paragraphs.append(element("p", *_order_words(layers, found)))
+  elif len(layers) > 1:
+    paragraphs.append(
+      element(
+        "p", "These are not different layers of one network, so no order is expected of them."
+      )
+    )
+  losers = [run.layer for run in layers if _loses_to_marginal(run, comparison)]
+  if losers:
+    paragraphs.append(
+      element(
+        "p",
+        f"Exception flagged: {', '.join(losers)} scores lower than p(x), which sees no activations;"
+        " its model is undertrained or handicapped.",
+      )
+    )
+  if not paragraphs:
+    return Html("")
+  return element("div", *paragraphs, class_="note warning" if found or losers else "note")
+
+
+def _loses_to_marginal(run: Run, comparison: Comparison) -> bool:
+  return bool(comparison.unconditional) and (
+    information.verdict(nce_gain(comparison.unconditional[0], run)) == "lower"
+  )
+
+
+def _order_words(layers: Sequence[Run], found) -> list[Any]:
+  order = f"Expected order {' > '.join(run.layer for run in layers)}: "
+  if found:
+    pairs = "; ".join(
+      f"{case.downstream.layer} scores higher than {case.upstream.layer} by"
+      f" {page.with_error(case.gain)} nats"
+      for case in found
+    )
+    return [
+      element("strong", f"{order}exception flagged. "),
+      f"{pairs}. Whatever a layer tells can be computed from the layers before it, so the model"
+      " upstream is undertrained or handicapped, and the layer further down gives it the better"
+      " bound (the envelope below).",
+    ]
+  unresolved = [
+    f"{first.layer} and {second.layer}"
+    for first, second in itertools.pairwise(layers)
+    if information.verdict(nce_gain(first, second)) == "not resolved"
+  ]
+  if unresolved:
+    return [
+      element("strong", f"{order}not contradicted. "),
+      f"Not resolved at 95%: {'; '.join(unresolved)}.",
+    ]
+  return [element("strong", f"{order}holds. "), "Every step is resolved at 95%."]
+
+
+def _honest_words(comparison: Comparison) -> Html:
+  bound = element(
+    "p",
+    element("strong", "Usable information (lower bound). "),
+    "H(x) + NCE is at most I(x; h), and H(x), the entropy of the images, is one constant for all"
+    " rows. So the rows compare lower bounds: what models of this family can use of each layer"
+    " (predictive V-information, Xu et al. 2020). A difference of two rows is not a difference of"
+    " mutual informations, nor an amount that the network threw away: for a deterministic network"
+    " on discrete images the true I(x; h) is almost always H(x), whatever the layer.",
+  )
+  marginal = (
+    "The gain over p(x) is the difference of two upper bounds: an estimate of the information, not"
+    " a bound. "
+    if comparison.unconditional
+    else ""
+  )
+  spread = f"{marginal}Errors cover the choice of test images, not the seed of the training."
+  return element("div", bound, element("p", spread), class_="note")
+
+
+def _samples(comparison: Comparison, parent_dir: pathlib.Path) -> Html:
+  heading = "One image, seen by each layer"
+  drawn = [
+    (run, name) for run, name in zip(comparison.runs, comparison.names, strict=True) if run.samples
+  ]
+  common = _common_images([run for run, _ in drawn])
+  if not len(common):
+    return page.section(heading, element("p", "The runs have no samples of a common test image."))
+  columns, names = _sample_columns(drawn, common)
+  path = parent_dir / storage.FIGURES / "samples.png"
+  num_levels = comparison.runs[0].summary["num_levels"]
+  figures.save(pictures.grid_figure(columns, names, num_levels), path)
+  caption = (
+    "Each row: one test image, then images drawn by the model of each layer. What varies among them"
+    " is what the model cannot read from that layer."
+  )
+  alt = f"Samples of {', '.join(name for _, name in drawn)} for {len(names)} test images"
+  return page.section(heading, page.picture(path, alt, caption))
+
+
+def _common_images(runs: Sequence[Run]) -> np.ndarray:
+  """Indices of test images that every run has samples of, in the order of the first run."""
+  if not runs:
+    return np.zeros(0, np.int64)
+  indices = [run.samples["index"] for run in runs]
+  common = functools.reduce(np.intersect1d, indices)
+  return indices[0][np.isin(indices[0], common)][:_MAX_IMAGES]
+
+
+def _sample_columns(
+  drawn: Sequence[tuple[Run, str]], common: np.ndarray
+) -> tuple[list[pictures.Column], list[str]]:
+  rows_of = [
+    [int(np.flatnonzero(run.samples["index"] == index)[0]) for index in common] for run, _ in drawn
+  ]
+  shown = 3 if len(drawn) <= 4 else 2
+  first, first_rows = drawn[0][0].samples, rows_of[0]
+  columns = [pictures.Column("original", first["original"][first_rows][:, None])]
+  for (run, name), rows in zip(drawn, rows_of, strict=True):
+    columns.append(pictures.Column(name, run.samples["sample"][rows][:, :shown]))
+  return columns, row_names(first["index"][first_rows], first["label"][first_rows])
+
+
+def _nce_figure(comparison: Comparison, rows: Sequence[dict], parent_dir: pathlib.Path) -> Html:
+  path = parent_dir / storage.FIGURES / "nce.png"
+  relative = [row["nce_relative_to_conv1"] for row in rows]
+  estimates = [
+    information.Estimate(row["nce_nats"], row["nce_nats_standard_error"], 0) for row in rows
+  ]
+  figure = figures.nce_figure(comparison.names, estimates, relative, len(comparison.layers))
+  figures.save(figure, path)
+  caption = "Bars: 95% intervals over test images. Right: as in figure 5a of the paper."
+  if not any(relative):
+    caption = "Bars: 95% intervals over test images."
+  return page.section("Layer by layer", page.picture(path, "NCE of each layer", caption))
+
+
+def _other_numbers(comparison: Comparison, rows: Sequence[dict]) -> Html:
+  header = (
+    "layer",
+    "envelope, nats per image",
+    "classifier's test accuracy",
+    "inverter evaluated at step",
+    "time, seconds",
+  )
+  cells = [
+    (
+      name,
+      _maybe(row["nce_envelope_nats"], 2),
+      _maybe(row["classifier_test_accuracy"], 4),
+      _maybe(row["inverter_steps"], 0),
+      _maybe(row["seconds"], 0),
+    )
+    for name, row in zip(comparison.names, rows, strict=True)
+  ]
+  text = (
+    "The envelope is the best bound known for a layer: its own, or that of a layer computed from"
+    f" it. The same numbers for programs: {JSON} and {CSV}."
+  )
+  return page.section("Other numbers", page.table(header, cells), element("p", text))

@@ -1,0 +1,74 @@
+"""Grids of small pictures, exact to the pixel."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from jaxtyping import Integer
+from matplotlib.figure import Figure
+
+from inversion_jax.report.figures import DPI, GREY, STYLE
+
+
+class Column(NamedTuple):
+  """A heading, and under it in each of N rows S pictures side by side."""
+
+  heading: str
+  levels: Integer[np.ndarray, "N S H W C"]
+
+
+_ROOM = 1780  # pixels across for pictures and gaps
+_LARGEST_TILE = 192
+_LABEL_WIDTH, _HEADING_HEIGHT = 150, 52
+_GAP, _COLUMN_GAP, _MARGIN = 6, 30, 8
+
+
+def grid_figure(columns: Sequence[Column], row_names: Sequence[str], num_levels: int) -> Figure:
+  """Pictures in rows, enlarged by a whole number with every level shown as it is.
+
+  Each picture is placed pixel by pixel, never resampled; level 0 is black, the highest white.
+  """
+  boxes, width, scale = _column_boxes(columns)
+  _, _, rows_high, _, _ = columns[0].levels.shape
+  pitch = rows_high * scale + _GAP
+  height = _HEADING_HEIGHT + pitch * len(row_names) + _MARGIN
+  with matplotlib.rc_context(STYLE):
+    # Half a pixel more, as the canvas rounds down.
+    figure = Figure(figsize=((width + 0.5) / DPI, (height + 0.5) / DPI), dpi=DPI)
+    for column, left in zip(columns, boxes, strict=True):
+      figure.text(
+        left / width, 1 - 34 / height, column.heading, fontsize=9, fontweight="bold", va="baseline"
+      )
+      for row, levels_SHWC in enumerate(column.levels):
+        strip = _strip(levels_SHWC, scale, num_levels)
+        top = _HEADING_HEIGHT + row * pitch
+        figure.figimage(strip, left, height - top - len(strip), origin="upper")
+    for row, name in enumerate(row_names):
+      middle = _HEADING_HEIGHT + row * pitch + rows_high * scale / 2
+      figure.text(_MARGIN / width, 1 - middle / height, name, fontsize=8, color=GREY, va="center")
+    return figure
+
+
+def _column_boxes(columns: Sequence[Column]) -> tuple[list[int], int, int]:
+  """(left edges, width of the figure, enlargement), in pixels."""
+  num_tiles = sum(column.levels.shape[1] for column in columns)
+  wide = columns[0].levels.shape[3]
+  room = _ROOM - _LABEL_WIDTH - _COLUMN_GAP * (len(columns) - 1) - _GAP * num_tiles
+  scale = max(1, min(_LARGEST_TILE, room // num_tiles) // wide)
+  lefts, edge = [], _LABEL_WIDTH
+  for column in columns:
+    lefts.append(edge)
+    pictures = column.levels.shape[1] * (wide * scale + _GAP) - _GAP
+    # A bold letter of the heading takes 14 pixels.
+    edge += max(pictures, 14 * len(column.heading)) + _COLUMN_GAP
+  return lefts, edge - _COLUMN_GAP + _MARGIN, scale
+
+
+def _strip(levels_SHWC: np.ndarray, scale: int, num_levels: int) -> np.ndarray:
+  """The pictures of one row of one column side by side, as RGB bytes with white gaps."""
+  bytes_SHWC = np.rint(levels_SHWC * (255.0 / (num_levels - 1))).clip(0, 255).astype(np.uint8)
+  large_SHWC = bytes_SHWC.repeat(scale, axis=1).repeat(scale, axis=2)
+  colour_SHWC = np.broadcast_to(large_SHWC, (*large_SHWC.shape[:3], 3))
+  padded_SHWC = np.pad(colour_SHWC, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=255)
+  return np.concatenate(padded_SHWC, axis=1)[:, :-_GAP]

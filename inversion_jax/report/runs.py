@@ -1,0 +1,102 @@
+"""What a report knows of a run: the files of its folder, read and checked."""
+
+import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from inversion_jax import information, storage
+from inversion_jax.errors import UserError
+
+UNCONDITIONAL = "none"  # `layer` in summary.json of the model p(x), which sees no representation
+
+_REQUIRED = (
+  "dataset",
+  "layer",
+  "num_levels",
+  "image_shape",
+  "nce_nats",
+  "nce_nats_standard_error",
+  "bits_per_dim",
+)
+
+
+class Run(NamedTuple):
+  """The files of one run folder; all rows are test images, every image once."""
+
+  folder: pathlib.Path
+  config: dict[str, Any]
+  summary: dict[str, Any]
+  nats: dict[str, np.ndarray]  # `index`, `label`, `nats`, perhaps `live_nats` and `source`
+  samples: dict[str, np.ndarray]  # empty before the sample stage
+  metrics: list[dict[str, Any]]
+
+  @property
+  def layer(self) -> str:
+    """The inverted layer, or "none" for the unconditional model."""
+    return self.summary["layer"]
+
+  @property
+  def layer_name(self) -> str:
+    """The layer as a person reads it."""
+    return "none (p(x))" if self.layer == UNCONDITIONAL else self.layer
+
+  @property
+  def sources(self) -> np.ndarray:
+    """What each test image was made from; rows of one source are not independent."""
+    return self.nats.get("source", self.nats["index"])
+
+  @property
+  def nce(self) -> information.Estimate:
+    """The negative cross entropy in nats per image."""
+    return information.mean_with_error(-self.nats["nats"], self.sources)
+
+
+def read_run(run_dir: pathlib.Path) -> Run:
+  """Reads a run folder that has been evaluated.
+
+  Raises:
+    UserError: a file is missing or damaged, or the files belong to different evaluations.
+  """
+  samples_path = run_dir / storage.SAMPLES
+  run = Run(
+    folder=run_dir,
+    config=storage.read_json(run_dir / storage.CONFIG),
+    summary=storage.read_json(run_dir / storage.SUMMARY),
+    nats=storage.read_npz(run_dir / storage.NATS),
+    samples=storage.read_npz(samples_path) if samples_path.exists() else {},
+    metrics=storage.read_metrics(run_dir / storage.METRICS),
+  )
+  _check(run)
+  return run
+
+
+def _check(run: Run):
+  missing = [key for key in _REQUIRED if key not in run.summary]
+  if missing:
+    raise UserError(
+      f"{run.folder / storage.SUMMARY} lacks {', '.join(missing)}; run the evaluate stage again."
+    )
+  nce_nats = run.summary["nce_nats"]
+  # Room for a summary averaged in single precision.
+  if abs(run.nce.mean - nce_nats) > 1e-4 * max(1.0, abs(nce_nats)):
+    raise UserError(
+      f"{run.folder}: {storage.SUMMARY} says nce_nats={nce_nats:.6g}, the mean of {storage.NATS} is"
+      f" {run.nce.mean:.6g}; run the evaluate stage again."
+    )
+
+
+def curve(metrics: Iterable[dict[str, Any]], stage: str, key: str) -> tuple[list, list]:
+  """(steps, values) of one quantity, in order of steps.
+
+  A resumed run repeats the steps since its last checkpoint; the later line is the one it went on
+  from.
+  """
+  value_at = {
+    record["step"]: record[key]
+    for record in metrics
+    if record.get("stage") == stage and record.get(key) is not None
+  }
+  steps = sorted(value_at)
+  return steps, [value_at[step] for step in steps]

@@ -1,0 +1,214 @@
+"""One experiment: its configuration and folder, and the models that both describe.
+
+The stages of `stages.py` work on a `Run`; nothing below this module knows the configuration.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from inversion_jax import config as config_lib
+from inversion_jax import data, likelihoods, placement, representations, storage, training
+from inversion_jax.checkpoints import Checkpoints
+from inversion_jax.classifiers import Classifier
+from inversion_jax.errors import UserError
+from inversion_jax.inverters import Inverter
+from inversion_jax.training import Recipe, TrainState
+
+PROGRESS = "stages.json"
+STATISTICS = "representation.npz"
+
+
+@functools.lru_cache(maxsize=1)
+def load_data(name: str, data_dir: str, num_train: int, num_test: int) -> data.Data:
+  """`data.load`, remembered, since every stage of every layer reads the same set."""
+  return data.load(name, data_dir=data_dir, num_train=num_train, num_test=num_test)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One experiment; `folder` is the only thing its stages share."""
+
+  config: config_lib.ConfigDict
+  folder: pathlib.Path
+
+  def begin(self):
+    """Claims the folder, or raises UserError if it belongs to another configuration."""
+    path = self.folder / storage.CONFIG
+    if path.exists():
+      changes = config_lib.differences(storage.read_json(path), self.config)
+      if changes:
+        raise UserError(
+          f"{self.folder} belongs to another configuration ({'; '.join(changes)}); choose another "
+          "--workdir or delete that folder."
+        )
+    storage.write_json(path, self.config.to_dict())
+
+  @property
+  def layer(self) -> str:
+    """The layer that is inverted, "" for none."""
+    return self.config.representation.layer
+
+  @property
+  def root_key(self) -> jax.Array:
+    """The key from which every stream of random numbers is derived."""
+    return jax.random.key(self.config.seed)
+
+  @property
+  def data(self) -> data.Data:
+    """The data set, in memory."""
+    section = self.config.data
+    return load_data(section.name, section.dir, section.num_train, section.num_test)
+
+  def recipe(self, stage: str) -> Recipe:
+    """How the classifier or the inverter is trained."""
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    return Recipe(**{name: self.config[stage][name] for name in names})
+
+  def checkpoints(self, stage: str) -> Checkpoints:
+    """The checkpoints of the classifier (best: highest accuracy) or the inverter (least nats)."""
+    best_mode = "max" if stage == "classifier" else "min"
+    return Checkpoints(self.folder / stage, best_mode, self.milestones(stage))
+
+  def milestones(self, stage: str) -> tuple[int, ...]:
+    """Steps whose checkpoints are kept whatever comes after them."""
+    return tuple(self.config.classifier.snapshot_steps) if stage == "classifier" else ()
+
+  def progress(self) -> dict:
+    """What each finished stage noted: where training ended, for what a file was made."""
+    path = self.folder / PROGRESS
+    return storage.read_json(path) if path.exists() else {}
+
+  def note(self, stage: str, record: dict):
+    """Notes that `stage` is finished."""
+    storage.write_json(self.folder / PROGRESS, self.progress() | {stage: record})
+
+  def classifier(self) -> Classifier:
+    """The classifier, without its parameters."""
+    network = self.config.classifier.network.to_dict()
+    return Classifier(
+      **network, num_classes=self.data.num_classes, num_levels=self.data.num_levels
+    )
+
+  def inverter(self) -> Inverter:
+    """The inverter, without its parameters."""
+    section = self.config.inverter
+    likelihood = likelihoods.make(
+      **section.likelihood.to_dict(),
+      num_levels=self.data.num_levels,
+      num_channels=self.data.train.images_NHWC.shape[-1],
+    )
+    dtype = jnp.dtype(self.config.dtype)
+    return Inverter(likelihood, **section.network.to_dict(), dtype=dtype)
+
+  def classifier_step(self) -> int | None:
+    """The step of the classifier whose layer is inverted; None without a layer."""
+    if not self.layer:
+      return None
+    if self.config.representation.step != config_lib.BEST_STEP:
+      return self.config.representation.step
+    return self.finished("classifier")["best_step"]
+
+  def finished(self, stage: str) -> dict:
+    """The note of a finished stage, or UserError saying which stage to run."""
+    record = self.progress().get(stage)
+    if record is None:
+      raise UserError(f"{self.folder} has no finished {stage}; run --stages={stage} first.")
+    return record
+
+  def restored(self, stage: str, step: int) -> TrainState:
+    """The training state of `stage` at `step`."""
+    with self.checkpoints(stage) as checkpoints:
+      if step not in checkpoints.steps():
+        raise UserError(
+          f"{self.folder / stage} has no checkpoint of step {step}, only of "
+          f"{checkpoints.steps()}; train for that long, or choose one of these."
+        )
+      return checkpoints.restore(step, state_shape(self, stage))
+
+  def encode_fn(self):
+    """The encoder of this run's layer, before standardisation."""
+    classifier = self.classifier()
+    params = self.restored("classifier", self.classifier_step()).ema_params
+    return representations.layer_encoder(
+      functools.partial(classifier.apply, {"params": params}), self.layer
+    )
+
+  def representation(self):
+    """x -> z, the standardised layer, compiled; None for the unconditional model.
+
+    The statistics are computed once and kept in the folder.
+    """
+    if not self.layer:
+      return None
+    encode_fn, path = self.encode_fn(), self.folder / STATISTICS
+    if not path.exists():
+      batch_size = placement.rounded_up(self.config.evaluate.batch_size)
+      standardiser = representations.fit_standardiser(
+        encode_fn, self.data.train.images_NHWC, batch_size
+      )
+      storage.write_npz(path, standardiser._asdict())
+    standardiser = representations.Standardiser(**storage.read_npz(path))
+    return jax.jit(lambda levels_BHWC: standardiser(encode_fn(levels_BHWC)))
+
+
+# Enough images for the statistics that set scale and bias of every layer.
+NUM_INIT_IMAGES = 128
+
+
+def initial_state(run: Run, stage: str) -> TrainState:
+  """The untrained state of `stage`, on all devices."""
+  images_BHWC = run.data.train.images_NHWC[:NUM_INIT_IMAGES]
+  represent = run.representation() if stage == "inverter" else None
+  z = represent(images_BHWC) if represent else None
+  state = jax.jit(functools.partial(_build_state, run, stage))(images_BHWC, z)
+  return placement.put(state, placement.data_parallel()[1])
+
+
+def state_shape(run: Run, stage: str) -> TrainState:
+  """Shapes, types and placement of the state of `stage`, without computing it."""
+  images_BHWC, z = run.data.train.images_NHWC[:1], None
+  if stage == "inverter" and run.layer:
+    init = functools.partial(run.classifier().init_with_output, jax.random.key(0))
+    z = jax.eval_shape(init, images_BHWC)[0][run.layer]
+  shapes = jax.eval_shape(functools.partial(_build_state, run, stage), images_BHWC, z)
+  _, replicated = placement.data_parallel()
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), shapes
+  )
+
+
+def _build_state(run, stage, images_BHWC, z):
+  keys = {
+    stream: training.key_for(run.root_key, f"{stage}_init_{stream}")
+    for stream in ("params", "dropout")
+  }
+  if stage == "classifier":
+    variables = run.classifier().init(keys, images_BHWC)
+  else:
+    variables = run.inverter().init(keys, images_BHWC, z, train=True)
+  return training.initial_state(variables["params"], run.recipe(stage).optimizer())
+
+
+def share_classifier(run: Run) -> bool:
+  """Copies the finished classifier of a run beside this one, if there is one that is the same."""
+  identity = config_lib.classifier_identity(run.config)
+  for sibling in sorted(run.folder.absolute().parent.glob(f"*/{PROGRESS}")):
+    other = sibling.parent
+    record = storage.read_json(sibling).get("classifier")
+    if record is None or other == run.folder.absolute():
+      continue
+    if config_lib.classifier_identity(storage.read_json(other / storage.CONFIG)) == identity:
+      shutil.rmtree(run.folder / "classifier", ignore_errors=True)
+      temporary = run.folder / ".classifier"
+      shutil.rmtree(temporary, ignore_errors=True)
+      shutil.copytree(other / "classifier", temporary)
+      temporary.rename(run.folder / "classifier")
+      run.note("classifier", record | {"copied_from": other.name, "seconds": 0.0})
+      return True
+  return False

@@ -1,0 +1,21 @@
+"""The stages of one run; each reads and writes the run's folder alone, and skips what is done."""
+
+from inversion_jax import report
+from inversion_jax.runs import Run
+from inversion_jax.stages.evaluate import evaluate
+from inversion_jax.stages.sample import sample
+from inversion_jax.stages.train import train_classifier, train_inverter
+
+
+def write_report(run: Run):
+  """Writes what a person looks at; always anew, since it costs seconds."""
+  report.write_run_report(run.folder)
+
+
+STAGES = {
+  "classifier": train_classifier,
+  "inverter": train_inverter,
+  "evaluate": evaluate,
+  "sample": sample,
+  "report": write_report,
+}

@@ -1,0 +1,63 @@
+"""Per-image scores of a run's classifier and inverter, for validation and for the test set."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from inversion_jax import evaluation, placement
+from inversion_jax.runs import Run
+
+
+def classifier_scorer(run: Run) -> Callable:
+  """`score(params, split)` -> (is_correct_N, nats_N) of the labels, float64."""
+  classifier = run.classifier()
+
+  def score_batch(params, images_BHWC, labels_B):
+    logits_BC = classifier.apply({"params": params}, images_BHWC)["logits"]
+    nats_B = optax.softmax_cross_entropy_with_integer_labels(logits_BC, labels_B)
+    return jnp.equal(logits_BC.argmax(-1), labels_B), nats_B
+
+  score_batch = _jit_gathered(score_batch)
+
+  def score(params, split):
+    def score_rows(rows_B):
+      batch = placement.put_batch((split.images_NHWC[rows_B], split.labels_N[rows_B]))
+      return score_batch(params, *batch)
+
+    return evaluation.scores(score_rows, len(split.images_NHWC), _batch_size(run))
+
+  return score
+
+
+def inverter_scorer(run: Run, represent: Callable | None) -> Callable:
+  """`score(list of params, split)` -> for each params, nats_N = -log p(x | h), float64."""
+  inverter = run.inverter()
+
+  def score_batch(params, images_BHWC, z):
+    return -inverter.apply({"params": params}, images_BHWC, z).sum((1, 2))
+
+  score_batch = _jit_gathered(score_batch)
+
+  def score(params_list, split, description="validate"):
+    def score_rows(rows_B) -> tuple[np.ndarray, ...]:
+      images_BHWC = placement.put_batch(split.images_NHWC[rows_B])
+      z = represent(images_BHWC) if represent else None
+      return tuple(score_batch(params, images_BHWC, z) for params in params_list)
+
+    return evaluation.scores(
+      score_rows, len(split.images_NHWC), _batch_size(run), description
+    )
+
+  return score
+
+
+def _batch_size(run):
+  return placement.rounded_up(run.config.evaluate.batch_size)
+
+
+def _jit_gathered(fn):
+  """Compiles `fn` so that every process gets its whole result."""
+  return jax.jit(fn, out_shardings=placement.data_parallel()[1])

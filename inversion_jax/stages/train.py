@@ -1,0 +1,207 @@
+"""Trains the classifier and the inverter of a run: the same step, the same loop."""
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+import optax
+
+from inversion_jax import data, placement, training
+from inversion_jax.checkpoints import Checkpoints
+from inversion_jax.errors import UserError
+from inversion_jax.metrics import MetricsLog
+from inversion_jax.progress import say, track
+from inversion_jax.runs import Run, initial_state, share_classifier, state_shape
+from inversion_jax.stages import scoring
+from inversion_jax.training import TrainState
+
+
+def train_classifier(run: Run):
+  """Trains the classifier whose layer is inverted, or takes it from a run beside this one."""
+  if not run.layer or _is_trained(run, "classifier"):
+    return
+  if share_classifier(run):
+    say("classifier: copied from %s", run.progress()["classifier"]["copied_from"])
+    return
+  classifier, split = run.classifier(), run.data.train
+  num_images = len(split.images_NHWC)
+  num_images = min(run.config.classifier.num_train or num_images, num_images)
+
+  def loss_fn(params, batch, dropout_key):
+    layers = classifier.apply(
+      {"params": params}, batch["image"], train=True, rngs={"dropout": dropout_key}
+    )
+    logits_BC = layers["logits"]
+    nats_B = optax.softmax_cross_entropy_with_integer_labels(logits_BC, batch["label"])
+    accuracy = jnp.mean(logits_BC.argmax(-1) == batch["label"])
+    return nats_B.mean(), {"train_accuracy": accuracy}
+
+  def batch_fn(rows_B):
+    batch = {"image": split.images_NHWC[rows_B], "label": split.labels_N[rows_B]}
+    return placement.put_batch(batch)
+
+  score = scoring.classifier_scorer(run)
+
+  def validate(state):
+    is_correct_N, nats_N = score(state.ema_params, run.data.validation)
+    metrics = {
+      "validation_accuracy": is_correct_N.mean(),
+      "validation_nats_per_image": nats_N.mean(),
+    }
+    return is_correct_N.mean(), metrics
+
+  _train(run, "classifier", loss_fn, batch_fn, validate, num_images)
+
+
+def train_inverter(run: Run):
+  """Trains p(x | h), or p(x) without a layer."""
+  classifier_step = run.classifier_step()
+  trained_on = run.progress().get("inverter", {}).get("classifier_step", classifier_step)
+  if trained_on != classifier_step:
+    raise UserError(
+      f"{run.folder / 'inverter'} was trained on the classifier of step {trained_on}, which is now "
+      f"at {classifier_step}; choose another --workdir."
+    )
+  if _is_trained(run, "inverter"):
+    return
+  inverter, split, represent = run.inverter(), run.data.train, run.representation()
+
+  def loss_fn(params, batch, dropout_key):
+    log_prob_BHW = inverter.apply(
+      {"params": params}, batch["image"], batch["z"], train=True, rngs={"dropout": dropout_key}
+    )
+    return -log_prob_BHW.sum((1, 2)).mean(), {}
+
+  def batch_fn(rows_B):
+    images_BHWC = placement.put_batch(split.images_NHWC[rows_B])
+    return {"image": images_BHWC, "z": represent(images_BHWC) if represent else None}
+
+  score = scoring.inverter_scorer(run, represent)
+
+  def validate(state):
+    (nats_N,) = score([state.ema_params], run.data.validation)
+    return nats_N.mean(), {"validation_nats_per_image": nats_N.mean()}
+
+  num_images = len(split.images_NHWC)
+  record = {"classifier_step": classifier_step}
+  _train(run, "inverter", loss_fn, batch_fn, validate, num_images, record)
+
+
+def _is_trained(run, stage):
+  record = run.progress().get(stage)
+  if record is None:
+    return False
+  return record["stopped_early"] or record["step"] >= run.config[stage].num_steps
+
+
+def _train(run, stage, loss_fn, batch_fn, validate, num_images, record=None):
+  """Trains one model from its newest checkpoint on, and notes where it ended.
+
+  `validate(state)` gives the value by which the best checkpoint is chosen, and metrics.
+  """
+  recipe = run.recipe(stage)
+  placement.whole_batch(recipe.batch_size, f"{stage}.batch_size")
+  rows_fn = functools.partial(
+    data.train_rows, seed=run.config.seed, batch_size=recipe.batch_size, num_images=num_images
+  )
+  step_fn = functools.partial(
+    training.train_step,
+    loss_fn=loss_fn,
+    recipe=recipe,
+    root_key=training.key_for(run.root_key, stage),
+  )
+  start = time.monotonic()
+  with contextlib.ExitStack() as stack:
+    checkpoints = stack.enter_context(run.checkpoints(stage))
+    first_step = checkpoints.latest_step() or 0
+    log = stack.enter_context(MetricsLog(run.folder, stage, first_step))
+    shown = stack.enter_context(track(stage, recipe.num_steps, initial=first_step))
+    session = _Session(stage, recipe, checkpoints, log, shown, validate, first_step)
+    state = session.begin(run)
+    state = training.fit(
+      state,
+      step_fn=training.jit_step(step_fn),
+      batch_fn=lambda step: batch_fn(rows_fn(step)),
+      recipe=recipe,
+      start_nats=log.first("validation_nats_per_image"),
+      milestones=run.milestones(stage),
+      on_log=session.on_log,
+      on_validate=session.on_validate,
+    )
+    best_step, _ = checkpoints.best()
+  before = run.progress().get(stage, {}).get("seconds", 0.0)
+  run.note(
+    stage,
+    {
+      "step": int(state.step),
+      "best_step": best_step,
+      "stopped_early": int(state.step) < recipe.num_steps,
+      "seconds": before + time.monotonic() - start,
+      **(record or {}),
+    },
+  )
+
+
+class _Session:
+  """What happens around the steps: log, progress, validation, checkpoints, early stopping."""
+
+  def __init__(
+    self,
+    stage: str,
+    recipe: training.Recipe,
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+    shown,
+    validate: Callable[[TrainState], tuple[float, Mapping[str, float]]],
+    first_step: int,
+  ):
+    self.stage, self.recipe = stage, recipe
+    self.checkpoints, self.log, self.shown, self.validate = checkpoints, log, shown, validate
+    self.last_step = first_step
+    self.last_time = None
+
+  def begin(self, run: Run) -> TrainState:
+    """The state of the newest checkpoint, or a new one, saved as step 0."""
+    if self.checkpoints.latest_step() is None:
+      state = initial_state(run, self.stage)
+      self._validate_and_save(0, state)
+      return state
+    say("%s: goes on from step %d", self.stage, self.last_step)
+    return self.checkpoints.restore(self.last_step, state_shape(run, self.stage))
+
+  def on_log(self, step: int, values: dict[str, float]):
+    """Writes a line of metrics and moves the progress."""
+    num_steps, self.last_step = step - self.last_step, step
+    now = time.monotonic()
+    # The first stretch holds the compilation, and no rate.
+    if self.last_time is not None:
+      values["images_per_second"] = num_steps * self.recipe.batch_size / (now - self.last_time)
+    self.last_time = now
+    self.log.write(step, values)
+    self.shown.update(num_steps, nats=values["train_nats_per_image"])
+
+  def on_validate(self, step: int, state: TrainState) -> bool:
+    """Validates, saves, and says whether to stop early."""
+    value = self._validate_and_save(step, state)
+    best_step, best_value = self.checkpoints.best()
+    say(
+      *("%s step %d: validation %.5g, best %.5g at step %d", self.stage, step, value),
+      *(best_value, best_step),
+    )
+    self.last_time = time.monotonic()
+    since_best = (step - best_step) / self.recipe.validate_every
+    return 0 < self.recipe.patience <= since_best
+
+  def _validate_and_save(self, step, state):
+    value, metrics = self.validate(state)
+    if not math.isfinite(value):
+      raise UserError(
+        f"Training of the {self.stage} diverged by step {step}: the validation value is {value}; "
+        "the last good checkpoint is kept, lower the learning_rate and use a new --workdir."
+      )
+    self.log.write(step, metrics)
+    self.checkpoints.save(step, state, float(value))
+    return value
