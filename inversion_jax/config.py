@@ -39,6 +39,7 @@ def default() -> ConfigDict:
       "name": "mnist",
       "dir": "",  # "" is $TFDS_DATA_DIR, or ~/tensorflow_datasets
       "num_train": 0,  # use the first images alone; 0 is all
+      "num_validation": 0,
       "num_test": 0,
     }
   )
@@ -126,7 +127,7 @@ def _use_colour(config):
 
 
 def use_digits(config: ConfigDict):
-  """The embedded default, sized for a laptop: 8x8 images, 3x3 kernels, one pooling, one block."""
+  """The embedded default, sized for a laptop: 8x8 images, 3x3 kernels, one pooling, two scales."""
   config.data.name = "digits"
   config.classifier.network.update(
     {
@@ -150,7 +151,7 @@ def use_digits(config: ConfigDict):
       "snapshot_steps": (0, 100),
     }
   )
-  config.inverter.network.update({"num_filters": 32, "num_blocks": 1})
+  config.inverter.network.update({"num_filters": 32, "num_blocks": 1, "num_scales": 2})
   config.inverter.update(
     {
       "batch_size": 64,
@@ -159,7 +160,7 @@ def use_digits(config: ConfigDict):
       "num_steps": 320,
       "ema_decay": 0.98,
       "log_every": 20,
-      "validate_every": 40,
+      "validate_every": 80,
     }
   )
   config.evaluate.batch_size = 250
@@ -202,7 +203,7 @@ def finish(config: ConfigDict, variant: str = "") -> ConfigDict:
 def _shrink(config):
   if config.data.name == "affnist":
     config.data.name = "affnist/small"
-  config.data.update({"num_train": 256, "num_test": 40})
+  config.data.update({"num_train": 256, "num_validation": 40, "num_test": 40})
   for section in (config.classifier, config.inverter):
     section.update({"batch_size": 16, "num_steps": 6, "log_every": 2, "validate_every": 3})
   config.classifier.snapshot_steps = (0,)
@@ -258,7 +259,7 @@ POSITIVE = ("batch_size", "num_steps", "learning_rate", "log_every", "validate_e
 POSITIVE += ("num_filters", "num_blocks", "num_scales", "num_components", "num_images")
 POSITIVE += ("num_samples", "num_units", "num_dense_units", "kernel_size", "pool_sizes")
 RATES = ("dropout_rate", "context_dropout_rate", "ema_decay", "adam_b1", "adam_b2")
-NOT_NEGATIVE = ("num_train", "num_test", "patience", "seed", "snapshot_steps")
+NOT_NEGATIVE = ("num_train", "num_validation", "num_test", "patience", "seed", "snapshot_steps")
 
 
 def _check_numbers(config):

@@ -1,28 +1,24 @@
 """TFDS sources -> uint8 arrays in memory; the splits; the order in which images are visited."""
 
 import functools
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 import tensorflow_datasets as tfds
-import tqdm
-from absl import logging
 from jaxtyping import Bool, Int, UInt8
 
 from inversion_jax import datasets
 from inversion_jax.datasets import archives
 from inversion_jax.errors import UserError
+from inversion_jax.progress import track
 
 # Images held out of an official training set for validation: its last ones, one in ten, not more.
 MAX_HELD_OUT = 5000
 HELD_OUT_FRACTION = 10
 
 CHUNK = 1000
-PATIENCE_SECONDS = 5.0
 
 
 class Split(NamedTuple):
@@ -47,7 +43,14 @@ class Data(NamedTuple):
   num_classes: int
 
 
-def load(name: str, *, data_dir: str = "", num_train: int = 0, num_test: int = 0) -> Data:
+def load(
+  name: str,
+  *,
+  data_dir: str = "",
+  num_train: int = 0,
+  num_validation: int = 0,
+  num_test: int = 0,
+) -> Data:
   """Reads a data set into memory; one that is absent is fetched and prepared first.
 
   Args:
@@ -55,14 +58,14 @@ def load(name: str, *, data_dir: str = "", num_train: int = 0, num_test: int = 0
     data_dir: TFDS's data folder; "" means $TFDS_DATA_DIR, or else ~/tensorflow_datasets. If it
       cannot be written to, sets absent from it are prepared in ~/tensorflow_datasets.
     num_train: keeps the first so many training images; 0 keeps all.
-    num_test: the same for the test images, and for the validation images.
+    num_validation, num_test: the same for the validation and the test images.
 
   Raises:
     UserError: unknown name, a set that cannot be had, or files that cannot be read.
   """
   builder = datasets.prepared(name, data_dir)
   sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
-  limits = {"train": num_train, "validation": num_test, "test": num_test}
+  limits = {"train": num_train, "validation": num_validation, "test": num_test}
   splits = {}
   for split, (official, rows) in split_rows(sizes).items():
     rows = rows[: limits[split]] if limits[split] > 0 else rows
@@ -84,7 +87,7 @@ def split_rows(sizes: Mapping[str, int]) -> dict[str, tuple[str, range]]:
     For each of our splits the official one and its rows, in TFDS's order. For the whole sets:
 
       set            train            validation             test
-      digits         1,297            250                    250     in scikit-learn's order
+      digits         1,297            250                    250     every 1111th row of scikit-learn's
       mnist          train[:55000]    train[55000:]          10,000
       cifar10        train[:45000]    train[45000:]          10,000
       svhn_cropped   train[:68257]    train[68257:]          26,032
@@ -172,13 +175,15 @@ def _read(builder, official, rows):
   try:
     # TFDS would decode with OpenCV, and complain where it is not installed.
     source = builder.as_data_source(official, decoders={"image": tfds.decode.SkipDecoding()})
-    for start in _progress(range(0, len(rows), CHUNK), f"{builder.name} {official}"):
-      chunk = rows[start : start + CHUNK]
-      for n, example in enumerate(source.__getitems__(list(chunk)), start):
-        images_NHWC[n] = archives.decode_png(example["image"])
-        labels_N[n] = example["label"]
-        index_N[n] = example.get("index", rows[n])
-        source_N[n] = example.get("source", index_N[n])
+    with track(f"reading {builder.name} {official}", len(rows), unit="image") as shown:
+      for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
+        for n, example in enumerate(source.__getitems__(list(chunk)), start):
+          images_NHWC[n] = archives.decode_png(example["image"])
+          labels_N[n] = example["label"]
+          index_N[n] = example.get("index", rows[n])
+          source_N[n] = example.get("source", index_N[n])
+        shown.update(len(chunk))
   except NotImplementedError:
     raise UserError(
       f"{builder.data_dir} holds another format than {datasets.FORMAT}, which needs TensorFlow; "
@@ -189,14 +194,3 @@ def _read(builder, official, rows):
       f"{builder.data_dir} is damaged ({error}); delete that folder and run again."
     ) from error
   return Split(images_NHWC, labels_N, index_N, source_N)
-
-
-def _progress(chunks, what):
-  """Iterates with a progress bar on a terminal, and a plain line now and then elsewhere."""
-  terminal = sys.stderr.isatty()
-  spoke = time.monotonic()
-  for chunk in tqdm.tqdm(chunks, desc=what, delay=PATIENCE_SECONDS, disable=not terminal):
-    if not terminal and time.monotonic() - spoke > PATIENCE_SECONDS:
-      logging.info("Reading %s: %d%%.", what, 100 * chunk // chunks.stop)
-      spoke = time.monotonic()
-    yield chunk

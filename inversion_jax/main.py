@@ -46,9 +46,9 @@ def main(_):
   if unknown or not _STAGES.value:
     raise UserError(f"--stages knows {', '.join(stages.STAGES)}, not {', '.join(unknown)!r}.")
   say("%d devices: %s", jax.device_count(), jax.devices()[0].device_kind)
-  runs = [
-    Run(config_lib.for_layer(config, layer), workdir / layer) for layer in config.layers
-  ] or [Run(config, workdir)]
+  runs = [Run(config_lib.for_layer(config, layer), workdir / layer) for layer in config.layers] or [
+    Run(config, workdir)
+  ]
   for run in runs:
     run.begin()
   for run in runs:

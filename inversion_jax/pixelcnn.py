@@ -142,11 +142,12 @@ def with_ones(unit_BHWC: Array) -> Array:
   return jnp.concatenate([unit_BHWC, ones], axis=-1)
 
 
-class WholeImage:
+class WholeImage(Ops):
   """`Ops` over whole images, creating its parameters in the Linen module that is running."""
 
-  def __init__(self, stream, contexts, network, train):
-    self.stream, self.contexts, self.network, self.train = stream, contexts, network, train
+  def __init__(self, stream, contexts, network, dropout_seed):
+    self.stream, self.contexts, self.network = stream, contexts, network
+    self.dropout_seed, self.num_dropouts = dropout_seed, 0
 
   def conv(self, name, x, features, init_scale=1.0, strides=(1, 1)):
     return WeightNormConv(
@@ -175,9 +176,12 @@ class WholeImage:
     return self._drop(x, self.network.dropout_rate)
 
   def _drop(self, x, rate):
-    if not self.train or rate == 0.0:
+    if self.dropout_seed is None or rate == 0.0:
       return x
-    return layers.dropout(self.network.make_rng("dropout"), rate, x)
+    # Both streams share the seed, so their layers are told apart by parity.
+    self.num_dropouts += 1
+    layer = 2 * self.num_dropouts + STREAMS.index(self.stream)
+    return layers.dropout(self.dropout_seed, layer, rate, x)
 
   def coarser(self, scale, x, inner):
     features, kernel_size = x.shape[-1], BLOCK_GEOMETRY[self.stream].kernel_size
@@ -236,7 +240,8 @@ class PixelCNN(nn.Module):
     def conv(name, geometry):
       return WeightNormConv(self.num_filters, *geometry, name=name)(x)
 
-    upper, lower = (WholeImage(stream, contexts, self, train) for stream in STREAMS)
+    seed = layers.dropout_seed(self.make_rng("dropout")) if train else None
+    upper, lower = (WholeImage(stream, contexts, self, seed) for stream in STREAMS)
     upper_entry = shift_down(conv("upper_entry", ENTRY_ABOVE))
     above = upper_stream(upper, upper_entry, self.depth)
     lower_entry = shift_down(conv("lower_entry_above", ENTRY_ABOVE_ROW))

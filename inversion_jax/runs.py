@@ -10,7 +10,6 @@ import shutil
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from inversion_jax import config as config_lib
 from inversion_jax import data, likelihoods, placement, representations, storage, training
@@ -25,12 +24,12 @@ STATISTICS = "representation.npz"
 
 
 @functools.lru_cache(maxsize=1)
-def load_data(name: str, data_dir: str, num_train: int, num_test: int) -> data.Data:
+def load_data(name: str, data_dir: str, **limits: int) -> data.Data:
   """`data.load`, remembered, since every stage of every layer reads the same set."""
-  return data.load(name, data_dir=data_dir, num_train=num_train, num_test=num_test)
+  return data.load(name, data_dir=data_dir, **limits)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Run:
   """One experiment; `folder` is the only thing its stages share."""
 
@@ -62,8 +61,8 @@ class Run:
   @property
   def data(self) -> data.Data:
     """The data set, in memory."""
-    section = self.config.data
-    return load_data(section.name, section.dir, section.num_train, section.num_test)
+    section = self.config.data.to_dict()
+    return load_data(section.pop("name"), section.pop("dir"), **section)
 
   def recipe(self, stage: str) -> Recipe:
     """How the classifier or the inverter is trained."""
@@ -91,9 +90,7 @@ class Run:
   def classifier(self) -> Classifier:
     """The classifier, without its parameters."""
     network = self.config.classifier.network.to_dict()
-    return Classifier(
-      **network, num_classes=self.data.num_classes, num_levels=self.data.num_levels
-    )
+    return Classifier(**network, num_classes=self.data.num_classes, num_levels=self.data.num_levels)
 
   def inverter(self) -> Inverter:
     """The inverter, without its parameters."""
@@ -139,7 +136,8 @@ class Run:
       functools.partial(classifier.apply, {"params": params}), self.layer
     )
 
-  def representation(self):
+  @functools.cached_property
+  def represent(self):
     """x -> z, the standardised layer, compiled; None for the unconditional model.
 
     The statistics are computed once and kept in the folder.
@@ -157,6 +155,8 @@ class Run:
     return jax.jit(lambda levels_BHWC: standardiser(encode_fn(levels_BHWC)))
 
 
+# Compiling the initialisation takes far longer than running it.
+_RUN_ONCE = {"xla_backend_optimization_level": 0}
 # Enough images for the statistics that set scale and bias of every layer.
 NUM_INIT_IMAGES = 128
 
@@ -164,9 +164,10 @@ NUM_INIT_IMAGES = 128
 def initial_state(run: Run, stage: str) -> TrainState:
   """The untrained state of `stage`, on all devices."""
   images_BHWC = run.data.train.images_NHWC[:NUM_INIT_IMAGES]
-  represent = run.representation() if stage == "inverter" else None
+  represent = run.represent if stage == "inverter" else None
   z = represent(images_BHWC) if represent else None
-  state = jax.jit(functools.partial(_build_state, run, stage))(images_BHWC, z)
+  build = functools.partial(_build_state, run, stage)
+  state = jax.jit(build, compiler_options=_RUN_ONCE)(images_BHWC, z)
   return placement.put(state, placement.data_parallel()[1])
 
 

@@ -87,7 +87,7 @@ def test_the_last_training_images_are_held_out_for_validation(num_train, num_tes
   }
 
 
-def test_digits_are_those_of_scikit_learn_in_its_order(data_dir):
+def test_digits_are_those_of_scikit_learn_each_once(data_dir):
 
   expected = sklearn.datasets.load_digits()
   digits = data.load("digits", data_dir=data_dir)
@@ -95,10 +95,10 @@ def test_digits_are_those_of_scikit_learn_in_its_order(data_dir):
   assert [len(split.labels_N) for split in splits] == [1297, 250, 250]
   assert (digits.num_levels, digits.num_classes) == (17, 10)
   images_NHWC, labels_N, index_N, source_N = map(np.concatenate, zip(*splits, strict=True))
-  np.testing.assert_array_equal(images_NHWC[..., 0], expected.images)
-  np.testing.assert_array_equal(labels_N, expected.target)
-  np.testing.assert_array_equal(index_N, np.arange(1797))
-  np.testing.assert_array_equal(source_N, np.arange(1797))
+  np.testing.assert_array_equal(images_NHWC[..., 0], expected.images[index_N])
+  np.testing.assert_array_equal(labels_N, expected.target[index_N])
+  np.testing.assert_array_equal(np.sort(index_N), np.arange(1797))
+  np.testing.assert_array_equal(source_N, index_N)
   assert images_NHWC.dtype == np.uint8
   assert labels_N.dtype == index_N.dtype == source_N.dtype == np.int64
 

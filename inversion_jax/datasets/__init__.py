@@ -21,6 +21,7 @@ from tensorflow_datasets.core.download.util import DownloadError
 
 from inversion_jax.datasets import affnist, archives, cifar10, digits, mnist, svhn_cropped
 from inversion_jax.errors import UserError
+from inversion_jax.progress import say
 
 HOME = "~/tensorflow_datasets"
 FORMAT = "array_record"
@@ -72,12 +73,12 @@ def prepared(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
       return builder
     if _is_writable(folder):
       break
-    logging.info("%s is not in %s, which cannot be written to.", name, folder)
+    say("%s is not in %s, which cannot be written to.", name, folder)
   else:
     raise UserError(f"{name} is not in {folder}, which cannot be written to; set config.data.dir.")
   if name.startswith("affnist"):
     builder.mnist = prepared("mnist", data_dir)
-  logging.info("Preparing %s in %s.", name, folder)
+  say("Preparing %s in %s.", name, folder)
   with _user_errors(name, builder), _quiet_tfds():
     builder.download_and_prepare(file_format=FORMAT)
   return _builder(name, folder)

@@ -17,7 +17,7 @@ def evaluate(run: Run):
     return
   start = time.monotonic()
   test, state = run.data.test, run.restored("inverter", inverter_step)
-  score = scoring.inverter_scorer(run, run.representation())
+  score = scoring.inverter_scorer(run)
   nats_N, live_nats_N = score([state.ema_params, state.params], test, "evaluate")
   storage.write_npz(
     run.folder / storage.NATS,

@@ -39,7 +39,7 @@ def sample(run: Run):
 
 def _draw_fn(run, params):
   """`draw(rows_B, sample_B)` -> uint8 levels of one sample for each of these test images."""
-  test, represent, inverter = run.data.test, run.representation(), run.inverter()
+  test, represent, inverter = run.data.test, run.represent, run.inverter()
   root_key = training.key_for(run.root_key, "sample")
   size = test.images_NHWC.shape[1:3]
 

@@ -1,5 +1,6 @@
 """Per-image scores of a run's classifier and inverter, for validation and for the test set."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -32,9 +33,11 @@ def classifier_scorer(run: Run) -> Callable:
   return score
 
 
-def inverter_scorer(run: Run, represent: Callable | None) -> Callable:
+# Kept for the run at hand, so that validation and evaluation share what was compiled.
+@functools.lru_cache(maxsize=1)
+def inverter_scorer(run: Run) -> Callable:
   """`score(list of params, split)` -> for each params, nats_N = -log p(x | h), float64."""
-  inverter = run.inverter()
+  inverter, represent = run.inverter(), run.represent
 
   def score_batch(params, images_BHWC, z):
     return -inverter.apply({"params": params}, images_BHWC, z).sum((1, 2))
@@ -47,9 +50,7 @@ def inverter_scorer(run: Run, represent: Callable | None) -> Callable:
       z = represent(images_BHWC) if represent else None
       return tuple(score_batch(params, images_BHWC, z) for params in params_list)
 
-    return evaluation.scores(
-      score_rows, len(split.images_NHWC), _batch_size(run), description
-    )
+    return evaluation.scores(score_rows, len(split.images_NHWC), _batch_size(run), description)
 
   return score
 

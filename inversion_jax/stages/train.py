@@ -67,7 +67,7 @@ def train_inverter(run: Run):
     )
   if _is_trained(run, "inverter"):
     return
-  inverter, split, represent = run.inverter(), run.data.train, run.representation()
+  inverter, split, represent = run.inverter(), run.data.train, run.represent
 
   def loss_fn(params, batch, dropout_key):
     log_prob_BHW = inverter.apply(
@@ -79,7 +79,7 @@ def train_inverter(run: Run):
     images_BHWC = placement.put_batch(split.images_NHWC[rows_B])
     return {"image": images_BHWC, "z": represent(images_BHWC) if represent else None}
 
-  score = scoring.inverter_scorer(run, represent)
+  score = scoring.inverter_scorer(run)
 
   def validate(state):
     (nats_N,) = score([state.ema_params], run.data.validation)
