@@ -1,4 +1,7 @@
-"""affNIST: p(x | fc3) of the network with two convolutional layers. Nash et al. (2019), section 5.2."""
+"""affNIST: p(x | fc3) of the network with two convolutional layers.
+
+Nash et al. (2019), section 5.2.
+"""
 
 from inversion_jax import config as config_lib
 

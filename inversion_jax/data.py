@@ -1,13 +1,12 @@
-"""TFDS sources -> uint8 arrays in memory; the splits; the order in which images are visited."""
+"""TFDS sources -> uint8 arrays in memory; the splits."""
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 import tensorflow_datasets as tfds
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from inversion_jax import datasets
 from inversion_jax.datasets import archives
@@ -87,7 +86,7 @@ def split_rows(sizes: Mapping[str, int]) -> dict[str, tuple[str, range]]:
     For each of our splits the official one and its rows, in TFDS's order. For the whole sets:
 
       set            train            validation             test
-      digits         1,297            250                    250     every 1111th row of scikit-learn's
+      digits         1,297            250                    250     every 1111th row
       mnist          train[:55000]    train[55000:]          10,000
       cifar10        train[:45000]    train[45000:]          10,000
       svhn_cropped   train[:68257]    train[68257:]          26,032
@@ -131,41 +130,6 @@ def check_images(images: Any, num_levels: int = 256, *, name: str = "images"):
       f"{name} must have levels below {num_levels}, but one is {highest}; "
       "requantise them, or raise num_levels."
     )
-
-
-def train_rows(step: int, *, seed: int, batch_size: int, num_images: int) -> Int[np.ndarray, " B"]:
-  """Rows of training batch `step`: shuffled anew each epoch, a function of (seed, step) alone.
-
-  Every image is visited once an epoch, but for the remainder that fills no batch.
-
-  Raises UserError if there are fewer images than a batch holds.
-  """
-  if num_images < batch_size:
-    raise UserError(
-      f"batch_size={batch_size} exceeds the {num_images} training images; lower batch_size."
-    )
-  epoch, batch = divmod(step, num_images // batch_size)
-  return _order(seed, epoch, num_images)[batch * batch_size : (batch + 1) * batch_size]
-
-
-def eval_batches(
-  num_rows: int, batch_size: int
-) -> Iterator[tuple[Int[np.ndarray, " B"], Bool[np.ndarray, " B"]]]:
-  """Yields (rows, valid): each row once, in order.
-
-  Every batch is full: the last one repeats the last row, and `valid` marks the real ones.
-  """
-  for start in range(0, num_rows, batch_size):
-    rows_B = np.arange(start, start + batch_size)
-    yield np.minimum(rows_B, num_rows - 1), rows_B < num_rows
-
-
-@functools.lru_cache(maxsize=2)
-def _order(seed, epoch, num_images):
-  # Kept, since a step of a large set would otherwise shuffle a million rows to use a hundred.
-  order_N = np.random.default_rng((seed, epoch)).permutation(num_images)
-  order_N.setflags(write=False)
-  return order_N
 
 
 def _read(builder, official, rows):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-from inversion_jax import data
+from inversion_jax import batches
 from inversion_jax.progress import track
 
 
@@ -25,7 +25,7 @@ def scores(
   """
   parts = []
   with track(description, num_images, unit="image") as shown:
-    for rows_B, is_valid_B in data.eval_batches(num_images, batch_size):
+    for rows_B, is_valid_B in batches.eval_batches(num_images, batch_size):
       values = (np.asarray(array, np.float64)[is_valid_B] for array in score_fn(rows_B))
       parts.append(tuple(values))
       shown.update(int(is_valid_B.sum()))

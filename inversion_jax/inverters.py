@@ -40,6 +40,7 @@ class Inverter(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self):
+    """Builds the parts; both are functions of the fields alone."""
     self.encoder = ContextEncoder(self.context, self.resize_method, self.num_filters)
     self.network = PixelCNN(
       self.likelihood.num_features,

@@ -12,7 +12,7 @@ noise, must produce the same image. Levels are integers 0..num_levels-1; the hea
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Integer, Key
 from inversion_jax.errors import UserError
 
 
+@runtime_checkable
 class Likelihood(Protocol):
   """What the rest of the program needs from a distribution of pixels."""
 
@@ -66,7 +67,7 @@ def logistic_log_prob(
   mean: Float[Array, "*#axes"],
   log_scale: Float[Array, "*#axes"],
   num_levels: int,
-) -> Float[Array, "*#axes"]:
+) -> Float[Array, "..."]:
   """Nats of a logistic rounded to the grid of `num_levels` values from -1 to 1.
 
   Level k has the mass of the logistic between the midpoints to its neighbours; the first and the
@@ -121,7 +122,7 @@ class LogisticMixture:
     """Head outputs per pixel, F."""
     return self.num_components * (1 + 2 * self.num_channels + self.num_coefficients)
 
-  def parameters(self, head_F: Float[Array, "*axes F"]) -> tuple[Array, Array, Array, Array]:
+  def parameters(self, head_F: Float[Array, "*#axes F"]) -> tuple[Array, Array, Array, Array]:
     """Splits the head into logits (K), means (C, K), log-scales (C, K), coefficients (3, K)."""
     axes, channels = head_F.shape[:-1], self.num_channels
     parts = head_F.astype(jnp.float32).reshape(*axes, -1, self.num_components)
@@ -143,8 +144,8 @@ class LogisticMixture:
     return means_CK + shift_CK
 
   def log_prob(
-    self, head_F: Float[Array, "*axes F"], levels_C: Integer[Array, "*axes C"]
-  ) -> Float[Array, "*axes"]:
+    self, head_F: Float[Array, "*#axes F"], levels_C: Integer[Array, "*#axes C"]
+  ) -> Float[Array, "..."]:
     """log p(pixel | head), in nats, summed over the colours of the pixel."""
     logits_K, means_CK, log_scales_CK, coefficients_PK = self.parameters(head_F)
     unit_C = to_unit(levels_C, self.num_levels)
@@ -160,7 +161,7 @@ class LogisticMixture:
       "colour_C": jax.random.logistic(colour_key, (self.num_channels,)),
     }
 
-  def draw(self, head_F: Float[Array, "*axes F"], noise: dict[str, Array]) -> Int[Array, "*axes C"]:
+  def draw(self, head_F: Float[Array, "*#axes F"], noise: dict[str, Array]) -> Int[Array, "... C"]:
     """The pixel that `noise` selects.
 
     Each colour is rounded to the grid before it shifts the next one, as in training: the rounded
@@ -207,8 +208,8 @@ class Categorical:
     return self.num_levels
 
   def log_prob(
-    self, head_F: Float[Array, "*axes L"], levels_C: Integer[Array, "*axes 1"]
-  ) -> Float[Array, "*axes"]:
+    self, head_F: Float[Array, "*#axes L"], levels_C: Integer[Array, "*#axes 1"]
+  ) -> Float[Array, "..."]:
     """log p(pixel | head), in nats."""
     log_probs_L = jax.nn.log_softmax(head_F.astype(jnp.float32))
     return jnp.take_along_axis(log_probs_L, levels_C.astype(jnp.int32), axis=-1)[..., 0]
@@ -218,8 +219,8 @@ class Categorical:
     return jax.random.gumbel(key, (self.num_levels,))
 
   def draw(
-    self, head_F: Float[Array, "*axes L"], noise: Float[Array, "*axes L"]
-  ) -> Int[Array, "*axes 1"]:
+    self, head_F: Float[Array, "*#axes L"], noise: Float[Array, "*#axes L"]
+  ) -> Int[Array, "... 1"]:
     """The level that `noise` selects."""
     levels = jnp.argmax(head_F.astype(jnp.float32) + noise, axis=-1)
     return levels[..., None].astype(jnp.int32)

@@ -2,8 +2,8 @@
 
     python -m inversion_jax.main --config=configs/digits.py
 
-Every field of the configuration can be changed: --config.inverter.num_steps=1000. Run it again to go
-on where it was interrupted.
+Every field of the configuration can be changed, as in --config.inverter.num_steps=1000. Run it
+again to go on where it was interrupted.
 """
 
 import errno

@@ -9,7 +9,7 @@ Source: Salimans et al. (2017), section 2; Nash et al. (2019), appendix A.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ ENTRY_ABOVE_ROW = Geometry((1, 3), ((0, 0), (1, 1)))
 ENTRY_LEFT = Geometry((2, 1), ((1, 0), (0, 0)))
 
 
+@runtime_checkable
 class Ops(Protocol):
   """What a block needs; `name` identifies the parameters, `scale` the resolution (0 the finest)."""
 
@@ -117,11 +118,8 @@ def lower_stream(
   """The last features of the lower stream, each block of which reads the same one `above`."""
 
   def block(name, scale, x, skip):
-    if skip is not None:
-      skip = jnp.concatenate([above[name], skip], axis=-1)
-    else:
-      skip = above[name]
-    return gated_block(ops, f"lower_{name}", scale, x, skip)
+    features = above[name] if skip is None else jnp.concatenate([above[name], skip], axis=-1)
+    return gated_block(ops, f"lower_{name}", scale, x, features)
 
   return unet(block, ops.coarser, entry, depth)
 
@@ -150,14 +148,17 @@ class WholeImage(Ops):
     self.dropout_seed, self.num_dropouts = dropout_seed, 0
 
   def conv(self, name, x, features, init_scale=1.0, strides=(1, 1)):
+    """The stream's causal convolution."""
     return WeightNormConv(
       features, *BLOCK_GEOMETRY[self.stream], strides, init_scale=init_scale, name=name
     )(x)
 
   def pointwise(self, name, x, features):
+    """A 1x1 convolution."""
     return WeightNormConv(features, name=name)(x)
 
   def context(self, name, scale, features):
+    """The projection of h, zero without h."""
     if self.contexts is None:
       return 0.0
     context = self.contexts[scale]
@@ -173,6 +174,7 @@ class WholeImage(Ops):
     return bias[:, None, None] if bias.ndim == 2 else bias
 
   def dropout(self, x):
+    """Off unless the pass has a seed."""
     return self._drop(x, self.network.dropout_rate)
 
   def _drop(self, x, rate):
@@ -184,6 +186,7 @@ class WholeImage(Ops):
     return layers.dropout(self.dropout_seed, layer, rate, x)
 
   def coarser(self, scale, x, inner):
+    """A strided convolution, `inner`, and the transposed convolution back."""
     features, kernel_size = x.shape[-1], BLOCK_GEOMETRY[self.stream].kernel_size
     x = inner(self.conv(f"{self.stream}_halve{scale}", x, features, strides=(2, 2)))
     double = WeightNormConv(

@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import tqdm
 
@@ -35,6 +35,7 @@ def show_lines():
   _LOGGER.setLevel(logging.INFO)
 
 
+@runtime_checkable
 class Progress(Protocol):
   """What the loops see."""
 

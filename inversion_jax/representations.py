@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt8
 
-from inversion_jax import data
+from inversion_jax import batches
 
 EncodeFn = Callable[[UInt8[Array, "B H W C"]], Float[Array, "B *map Z"]]
 # Enough for a mean and a spread of each unit to a few parts in a thousand.
@@ -37,7 +37,7 @@ def fit_standardiser(
   """Mean and spread of each unit (for maps: of each channel) over the first training images."""
   num_images = min(len(images_NHWC), NUM_STATISTICS_IMAGES)
   count, total_Z, total_squares_Z = 0, 0.0, 0.0
-  for rows, valid in data.eval_batches(num_images, batch_size):
+  for rows, valid in batches.eval_batches(num_images, batch_size):
     h = np.asarray(encode_fn(images_NHWC[rows]), np.float64)[valid]
     rows_MZ = h.reshape(-1, h.shape[-1])
     count += len(rows_MZ)

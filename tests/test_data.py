@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 import sklearn.datasets
-from absl import logging
 
-from inversion_jax import data
+from inversion_jax import batches, data, progress
 from inversion_jax.errors import UserError
 
 
@@ -14,11 +13,11 @@ def data_dir(tmp_path_factory):
 
 def epoch_rows(epoch, *, seed=0, batch_size=4, num_images=22):
   steps = num_images // batch_size
-  batches = [
-    data.train_rows(step, seed=seed, batch_size=batch_size, num_images=num_images)
+  epoch_batches = [
+    batches.train_rows(step, seed=seed, batch_size=batch_size, num_images=num_images)
     for step in range(epoch * steps, (epoch + 1) * steps)
   ]
-  return np.concatenate(batches)
+  return np.concatenate(epoch_batches)
 
 
 def test_every_image_is_visited_once_per_epoch():
@@ -37,26 +36,26 @@ def test_epochs_and_seeds_differ_in_their_order():
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
-  in_order = [data.train_rows(s, seed=3, batch_size=4, num_images=22) for s in range(12)]
-  data._order.cache_clear()
+  in_order = [batches.train_rows(s, seed=3, batch_size=4, num_images=22) for s in range(12)]
+  batches._order.cache_clear()
   for step in reversed(range(12)):
-    rows = data.train_rows(step, seed=3, batch_size=4, num_images=22)
+    rows = batches.train_rows(step, seed=3, batch_size=4, num_images=22)
     np.testing.assert_array_equal(rows, in_order[step])
 
 
 def test_rows_handed_out_cannot_disturb_later_batches():
   with pytest.raises(ValueError, match="read-only"):
-    data.train_rows(0, seed=0, batch_size=4, num_images=22)[:] = 0
+    batches.train_rows(0, seed=0, batch_size=4, num_images=22)[:] = 0
 
 
 def test_fewer_images_than_a_batch_is_the_users_error():
   with pytest.raises(UserError, match="batch_size=23 exceeds the 22 training images"):
-    data.train_rows(0, seed=0, batch_size=23, num_images=22)
+    batches.train_rows(0, seed=0, batch_size=23, num_images=22)
 
 
 @pytest.mark.parametrize(("num_rows", "num_batches"), [(1, 1), (8, 2), (9, 3), (11, 3), (0, 0)])
 def test_evaluation_counts_every_row_once_in_order(num_rows, num_batches):
-  batches = list(data.eval_batches(num_rows, 4))
+  batches = list(batches.eval_batches(num_rows, 4))
   assert len(batches) == num_batches
   assert all(len(rows_B) == len(valid_B) == 4 for rows_B, valid_B in batches)
   counted = [row for rows_B, valid_B in batches for row in rows_B[valid_B]]
@@ -64,7 +63,7 @@ def test_evaluation_counts_every_row_once_in_order(num_rows, num_batches):
 
 
 def test_the_last_batch_is_filled_up_with_the_last_row():
-  *_, (rows_B, valid_B) = data.eval_batches(9, 4)
+  *_, (rows_B, valid_B) = batches.eval_batches(9, 4)
   assert rows_B.tolist() == [8, 8, 8, 8]
   assert valid_B.tolist() == [True, False, False, False]
 
@@ -110,24 +109,20 @@ def test_a_limit_keeps_the_first_images_and_decodes_no_others(data_dir, monkeypa
   monkeypatch.setattr(
     data.archives, "decode_png", lambda encoded: decoded.append(1) or decode(encoded)
   )
-  part = data.load("digits", data_dir=data_dir, num_train=30, num_test=7)
-  assert len(decoded) == 30 + 7 + 7
-  for split, num in (("train", 30), ("validation", 7), ("test", 7)):
+  part = data.load("digits", data_dir=data_dir, num_train=30, num_validation=8, num_test=7)
+  assert len(decoded) == 30 + 8 + 7
+  for split, num in (("train", 30), ("validation", 8), ("test", 7)):
     for few, many in zip(getattr(part, split), getattr(whole, split), strict=True):
       np.testing.assert_array_equal(few, many[:num])
 
 
 def test_reading_that_takes_long_is_reported_in_plain_lines(data_dir, monkeypatch, caplog):
-  monkeypatch.setattr(data, "PATIENCE_SECONDS", 0.0)
+  monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
   monkeypatch.setattr(data, "CHUNK", 100)
-  monkeypatch.setattr(data.sys.stderr, "isatty", lambda: False, raising=False)
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.INFO)
-  try:
+  monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
+  with caplog.at_level("INFO", logger="inversion_jax"):
     data.load("digits", data_dir=data_dir)
-  finally:
-    logging.set_verbosity(verbosity)
-  assert "Reading digits train: 92%." in caplog.text
+  assert "reading digits train: 1200 of 1297" in caplog.text
 
 
 IMAGES_NHWC = np.zeros((2, 4, 4, 3), np.uint8)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import optax
 
-from inversion_jax import data, placement, training
+from inversion_jax import batches, placement, training
 from inversion_jax.checkpoints import Checkpoints
 from inversion_jax.errors import UserError
 from inversion_jax.metrics import MetricsLog
@@ -105,7 +105,7 @@ def _train(run, stage, loss_fn, batch_fn, validate, num_images, record=None):
   recipe = run.recipe(stage)
   placement.whole_batch(recipe.batch_size, f"{stage}.batch_size")
   rows_fn = functools.partial(
-    data.train_rows, seed=run.config.seed, batch_size=recipe.batch_size, num_images=num_images
+    batches.train_rows, seed=run.config.seed, batch_size=recipe.batch_size, num_images=num_images
   )
   step_fn = functools.partial(
     training.train_step,

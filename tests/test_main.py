@@ -1,0 +1,368 @@
+"""The program as a user meets it: whole runs of small experiments, and the mistakes one makes."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import archives
+import jax
+import numpy as np
+import pytest
+
+from inversion_jax import config as config_lib
+from inversion_jax import main, report, stages, storage, training
+from inversion_jax.errors import UserError
+from inversion_jax.runs import Run
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+FILES = (
+  *("config.json", "metrics.jsonl", "nats.npz", "samples.npz", "summary.json", "report.html"),
+  *("figures/samples.png", "figures/training.png", "figures/nats.png"),
+  *("inverter", "classifier", "tensorboard"),
+)
+
+
+def get_config(name, variant=""):
+  spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(variant)
+
+
+def smaller(config):
+  """Smaller than smoke: the same stages on less to compile."""
+  config.inverter.network.update({"num_filters": 4, "num_scales": 1})
+  config.data.update({"num_train": 64, "num_validation": 10, "num_test": 21})
+  return config
+
+
+def run_stages(config, folder, names=tuple(stages.STAGES)):
+  run = Run(config_lib.check(config), folder)
+  run.begin()
+  for name in names:
+    stages.STAGES[name](run)
+  return run
+
+
+def command(*arguments, data_dir=None, devices=1, cwd=ROOT):
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(ROOT),
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+  }
+  if data_dir:
+    environment["TFDS_DATA_DIR"] = str(data_dir)
+  return subprocess.run(
+    [sys.executable, "-m", "inversion_jax.main", *arguments],
+    **{"cwd": cwd, "env": environment, "capture_output": True, "text": True, "check": False},
+  )
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+  """A finished run of the digits, under a folder where its siblings may stand."""
+  config = smaller(get_config("digits_fc3", "smoke"))
+  config.data.dir = str(data_dir)
+  return run_stages(config, tmp_path_factory.mktemp("runs") / "fc3")
+
+
+def sibling(finished, name, layer="fc3"):
+  return Run(config_lib.for_layer(finished.config, layer), finished.folder.parent / name)
+
+
+@pytest.mark.parametrize("variant", ["", "smoke"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_passes_the_checks(name, variant):
+  config = config_lib.check(get_config(name, variant))
+  if name != "digits":
+    dataset, *kind, layer = name.split("_")
+    assert config.data.name.startswith(dataset)
+    assert config.representation.layer == ("" if layer == "prior" else layer)
+    assert not kind or config.classifier.network.kind == kind[0]
+
+
+def test_the_paper_configs_have_the_settings_of_appendix_a():
+  for name, filters, dropout, context_dropout in (
+    ("mnist_conv1", 64, 0.5, 0.0),
+    ("svhn_conv1", 196, 0.1, 0.0),
+    ("cifar10_conv2", 196, 0.5, 0.0),
+    ("cifar10_fc3", 196, 0.5, 0.2),
+  ):
+    config = get_config(name)
+    network = config.inverter.network
+    assert (network.num_filters, network.num_blocks) == (filters, 3)
+    assert (network.dropout_rate, network.context_dropout_rate) == (dropout, context_dropout)
+    assert config.inverter.likelihood.num_components == 10
+    assert (config.inverter.learning_rate, config.classifier.learning_rate) == (1e-3, 3e-4)
+    assert config.inverter.num_steps == config.classifier.num_steps == 250_000
+  assert tuple(get_config("svhn_fc3").classifier.network.num_filters) == (64, 128)
+
+
+def test_a_run_leaves_every_file_and_true_numbers(finished):
+  for name in FILES:
+    assert (finished.folder / name).exists(), name
+  nats = storage.read_npz(finished.folder / "nats.npz")
+  # 21 images in batches of 16: the ragged batch counts, once.
+  np.testing.assert_array_equal(nats["index"], finished.data.test.index_N)
+  summary = storage.read_json(finished.folder / "summary.json")
+  assert summary["num_test_images"] == len(nats["nats"]) == 21
+  assert summary["nce_nats"] == pytest.approx(-nats["nats"].mean())
+  assert summary["nce_nats_standard_error"] == pytest.approx(nats["nats"].std(ddof=1) / np.sqrt(21))
+  assert summary["bits_per_dim"] == pytest.approx(nats["nats"].mean() / np.log(2) / 64)
+  samples = storage.read_npz(finished.folder / "samples.npz")
+  assert samples["original"].shape == (2, 8, 8, 1)
+  assert samples["sample"].shape == (2, 2, 8, 8, 1)
+  assert samples["sample"].dtype == np.uint8
+  assert samples["sample"].max() <= 16
+
+
+def test_the_nats_of_an_image_are_those_of_the_averaged_parameters(finished):
+  state = finished.restored("inverter", finished.progress()["inverter"]["best_step"])
+  images = finished.data.test.images_NHWC[-3:]
+  nats = (
+    -finished.inverter()
+    .apply({"params": state.ema_params}, images, finished.represent(images))
+    .sum((1, 2))
+  )
+  saved = storage.read_npz(finished.folder / "nats.npz")["nats"][-3:]
+  np.testing.assert_allclose(saved, nats, rtol=1e-5)
+
+
+def test_the_representation_is_standardised_with_training_statistics(finished):
+  z = np.asarray(finished.represent(finished.data.train.images_NHWC))
+  alive = z.std(0) > 0
+  np.testing.assert_allclose(z.mean(0), 0.0, atol=1e-5)
+  np.testing.assert_allclose(z.std(0)[alive], 1.0, rtol=1e-4)
+
+
+def test_a_finished_run_is_left_alone(finished, monkeypatch):
+  before = (finished.folder / "nats.npz").stat().st_mtime_ns
+  monkeypatch.setattr(training, "fit", None)
+  again = Run(finished.config, finished.folder)
+  again.begin()
+  for stage in stages.STAGES.values():
+    stage(again)
+  assert (finished.folder / "nats.npz").stat().st_mtime_ns == before
+
+
+def test_runs_that_differ_in_the_layer_share_the_classifier(finished, monkeypatch):
+  run = sibling(finished, "logits", "logits")
+  run.begin()
+  monkeypatch.setattr(training, "fit", None)
+  stages.train_classifier(run)
+  assert run.progress()["classifier"]["copied_from"] == "fc3"
+  mine, theirs = (r.restored("classifier", r.classifier_step()).params for r in (run, finished))
+  jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+
+
+def test_another_seed_does_not_share_the_classifier(finished):
+  run = sibling(finished, "seed1")
+  with run.config.unlocked():
+    run.config.seed = 1
+  run.begin()
+  from inversion_jax.runs import share_classifier
+
+  assert not share_classifier(run)
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(finished, monkeypatch):
+  run = sibling(finished, "killed")
+  run.begin()
+  stages.train_classifier(run)
+  fit = training.fit
+
+  def killed_after_step_3(*args, on_log, **kwargs):
+    def stop(step, values):
+      on_log(step, values)
+      if step == 4:
+        raise KeyboardInterrupt
+
+    return fit(*args, on_log=stop, **kwargs)
+
+  monkeypatch.setattr(training, "fit", killed_after_step_3)
+  with pytest.raises(KeyboardInterrupt):
+    stages.train_inverter(run)
+  assert "inverter" not in run.progress()
+  monkeypatch.setattr(training, "fit", fit)
+  run = Run(run.config, run.folder)
+  stages.train_inverter(run)
+  resumed, straight = (r.restored("inverter", 6) for r in (run, finished))
+  jax.tree.map(np.testing.assert_array_equal, resumed, straight)
+  steps = [
+    (record["step"], "train_nats_per_image" in record)
+    for record in storage.read_metrics(run.folder / "metrics.jsonl")
+    if record["stage"] == "inverter"
+  ]
+  assert len(steps) == len(set(steps))
+
+
+def test_a_longer_run_goes_on_and_is_evaluated_again(finished, tmp_path):
+  folder = tmp_path / "longer"
+  shutil.copytree(finished.folder, folder)
+  config = finished.config.copy_and_resolve_references()
+  config.inverter.num_steps = 9
+  run = run_stages(config, folder, ("classifier", "inverter", "evaluate"))
+  assert run.progress()["inverter"]["step"] == 9
+  assert storage.read_json(folder / "summary.json")["inverter_train_steps"] == 9
+
+
+def test_an_inverter_is_not_scored_with_another_classifier(finished, tmp_path):
+  folder = tmp_path / "moved"
+  shutil.copytree(finished.folder, folder)
+  run = Run(finished.config, folder)
+  run.note("classifier", run.progress()["classifier"] | {"best_step": 0})
+  with pytest.raises(UserError, match="was trained on the classifier of step"):
+    stages.train_inverter(run)
+
+
+def test_the_layers_of_one_network_are_compared(finished):
+  run = sibling(finished, "conv1", "conv1")
+  run.begin()
+  for stage in stages.STAGES.values():
+    stage(run)
+  report.write_comparison(finished.folder.parent, [run.folder, finished.folder])
+  rows = storage.read_json(finished.folder.parent / "comparison.json")
+  assert [row["layer"] for row in rows] == ["conv1", "fc3"]
+  assert (finished.folder.parent / "report.html").exists()
+
+
+def test_without_a_layer_the_same_path_is_the_unconditional_model(data_dir, tmp_path):
+  config = smaller(get_config("digits_prior", "smoke"))
+  config.data.dir = str(data_dir)
+  run = run_stages(config, tmp_path / "prior")
+  summary = storage.read_json(run.folder / "summary.json")
+  assert (summary["layer"], summary["classifier_test_accuracy"]) == ("none", None)
+  assert "inverter" in run.progress()
+  assert not (run.folder / "classifier").exists()
+
+
+def test_eight_devices_give_the_numbers_of_one(data_dir, tmp_path):
+  arguments = [
+    f"--config={ROOT}/configs/digits_fc3.py:smoke",
+    f"--config.data.dir={data_dir}",
+    "--config.inverter.network.num_scales=1",
+    "--config.inverter.network.num_filters=4",
+    "--stages=classifier,inverter,evaluate",
+  ]
+  results = []
+  for devices in (1, 8):
+    folder = tmp_path / str(devices) / "run"
+    done = command(*arguments, f"--workdir={folder}", devices=devices)
+    assert done.returncode == 0, done.stderr
+    assert storage.read_json(folder / "summary.json")["devices"].startswith(f"{devices} x")
+    results.append(storage.read_npz(folder / "nats.npz")["nats"])
+  np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
+
+
+def test_svhn_runs_from_its_archives_to_its_report(tmp_path):
+  archives.write_svhn(archives.manual_folder(tmp_path), num_train=60, num_test=20)
+  arguments = (
+    f"--config={ROOT}/configs/svhn_conv2.py:smoke",
+    "--config.inverter.network.num_scales=2",
+    "--config.dtype=bfloat16",
+  )
+  done = command(*arguments, data_dir=tmp_path, cwd=tmp_path)
+  assert done.returncode == 0, done.stderr
+  folder = tmp_path / "runs" / "svhn_conv2_smoke"
+  for name in FILES:
+    assert (folder / name).exists(), name
+  summary = storage.read_json(folder / "summary.json")
+  assert (summary["image_shape"], summary["num_test_images"]) == ([32, 32, 3], 20)
+  assert summary["dtype"] == "bfloat16"
+
+
+def edited(config, **fields):
+  """A copy with fields by dotted name, written with __ for the dots."""
+  config = config.copy_and_resolve_references()
+  config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+  return config
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    ({"representation__layer": "conv7"}, "representation.layer='conv7' is not one of"),
+    ({"representation__step": 55}, "representation.step=55 is not kept"),
+    ({"data__name": "imagenet"}, "data.name='imagenet' is not one of"),
+    ({"dtype": "float8"}, "dtype='float8' is not one of"),
+    ({"inverter__decay": "fast"}, "inverter.decay='fast' is not one of"),
+    ({"inverter__network__dropout_rate": 1.5}, "must be at least 0 and below 1"),
+    ({"inverter__batch_size": 0}, "inverter.batch_size=0 must be above zero"),
+    ({"inverter__network__context": "both"}, "inverter.network.context='both'"),
+  ],
+)
+def test_a_wrong_field_is_named(fields, words):
+  with pytest.raises(UserError, match=words.replace("(", r"\(")):
+    config_lib.check(edited(get_config("digits_fc3"), **fields))
+
+
+def test_a_folder_of_another_configuration_is_left_alone(finished):
+  config = edited(finished.config, inverter__network__num_filters=8)
+  with pytest.raises(UserError, match="num_filters is 4 there and 8 here; choose another"):
+    Run(config, finished.folder).begin()
+  longer = edited(finished.config, inverter__num_steps=6, sample__num_images=2)
+  Run(longer, finished.folder).begin()
+
+
+def test_a_damaged_checkpoint_is_named(finished, tmp_path):
+  folder = tmp_path / "damaged"
+  shutil.copytree(finished.folder, folder)
+  for path in (folder / "inverter").rglob("*"):
+    if path.is_file() and "default" in path.parts:
+      path.write_bytes(b"")
+  (folder / "stages.json").write_text(
+    json.dumps({k: v for k, v in finished.progress().items() if k != "evaluate"})
+  )
+  with pytest.raises(UserError, match="inverter/6 is damaged"):
+    stages.evaluate(Run(finished.config, folder))
+
+
+def test_a_stage_without_what_it_needs_says_which_to_run(finished, tmp_path):
+  with pytest.raises(UserError, match="no finished inverter; run --stages=inverter"):
+    stages.evaluate(Run(finished.config, tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    ([], "--config is missing"),
+    (["--config=configs/nothing.py"], "configs/nothing.py"),
+    (["--config=configs/digits_fc3.py:tiny"], "no variant 'tiny'"),
+    (["--config=configs/digits_fc3.py", "--config.inverter.num_step=3"], "num_step"),
+    (["--config=configs/digits_fc3.py", "--config.inverter.num_steps=many"], "many"),
+    (["--config=configs/digits_fc3.py", "--stages=train"], "--stages knows classifier"),
+    (["--config=configs/digits_fc3.py", "--wordkir=x"], "wordkir"),
+    (["--config=configs/digits_fc3.py", "classifier"], "'classifier' is not a flag"),
+  ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(arguments, words, tmp_path):
+  done = command(*arguments, f"--workdir={tmp_path}/run")
+  assert done.returncode == 2, done.stderr
+  assert words in done.stderr
+  assert "Traceback" not in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_full_disk_is_one_sentence_and_a_bug_keeps_its_traceback(monkeypatch, capsys):
+  def full(_):
+    raise OSError(28, "No space left on device", "runs/x/nats.npz")
+
+  monkeypatch.setattr(main, "main", full)
+  monkeypatch.setattr(main.flags, "FLAGS", {"verbosity": type("", (), {"present": True})})
+  with pytest.raises(SystemExit) as stopped:
+    main._guarded([])
+  assert stopped.value.code == 2
+  assert "No space is left for runs/x/nats.npz" in capsys.readouterr().err
+  monkeypatch.setattr(main, "main", lambda _: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    main._guarded([])
