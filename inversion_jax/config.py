@@ -274,7 +274,7 @@ def _check_numbers(config):
       raise UserError(f"{path}={value} must not be below zero.")
 
 
-def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, typing.Any]]:
+def leaves(config: ConfigDict | dict, prefix: str = "") -> Iterator[tuple[str, typing.Any]]:
   """All fields as (dotted name, value); lists are given as tuples."""
   for name, value in sorted(config.items()):
     if isinstance(value, ml_collections.ConfigDict | dict):

@@ -10,7 +10,7 @@ from inversion_jax.progress import track
 
 
 def scores(
-  score_fn: Callable[[Int[np.ndarray, " B"]], tuple[np.ndarray, ...]],
+  score_fn: Callable[[Int[np.ndarray, " B"]], tuple],
   num_images: int,
   batch_size: int,
   description: str = "evaluate",

@@ -3,12 +3,15 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Integer
 
 from inversion_jax import likelihoods
 from inversion_jax.contexts import ContextEncoder
 from inversion_jax.pixelcnn import PixelCNN, padded_sizes
+
+AnyArray = Array | np.ndarray
 
 
 class Inverter(nn.Module):
@@ -53,8 +56,8 @@ class Inverter(nn.Module):
 
   def __call__(
     self,
-    levels_BHWC: Integer[Array, "B H W C"],
-    z: Float[Array, "B *map Z"] | None = None,
+    levels_BHWC: Integer[AnyArray, "B H W C"],
+    z: Float[AnyArray, "B *map Z"] | None = None,
     *,
     train: bool = False,
   ) -> Float[Array, "B H W"]:
@@ -69,7 +72,7 @@ class Inverter(nn.Module):
     return self.likelihood.log_prob(head_BHWF, levels_BHWC)
 
   def contexts(
-    self, z: Float[Array, "B *map Z"] | None, size: tuple[int, int]
+    self, z: Float[AnyArray, "B *map Z"] | None, size: tuple[int, int]
   ) -> tuple[Array, ...] | None:
     """What h gives to each resolution of the network for images of `size` (rows, columns)."""
     if z is None:
@@ -78,7 +81,7 @@ class Inverter(nn.Module):
 
   def head(
     self,
-    levels_BHWC: Integer[Array, "B H W C"],
+    levels_BHWC: Integer[AnyArray, "B H W C"],
     contexts: tuple[Array, ...] | None,
     *,
     train: bool = False,

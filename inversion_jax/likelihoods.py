@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Integer, Key
 
 from inversion_jax.errors import UserError
@@ -42,9 +43,9 @@ class Likelihood(Protocol):
     """The pixel that `noise` selects."""
 
 
-def to_unit(levels: Integer[Array, "*axes"], num_levels: int) -> Float[Array, "*axes"]:
+def to_unit(levels: Integer[Array | np.ndarray, "*axes"], num_levels: int) -> Float[Array, "*axes"]:
   """Maps levels 0..num_levels-1 to floats evenly spaced from -1 to 1."""
-  return levels.astype(jnp.float32) * (2.0 / (num_levels - 1)) - 1.0
+  return jnp.asarray(levels, jnp.float32) * (2.0 / (num_levels - 1)) - 1.0
 
 
 def to_levels(unit: Float[Array, "*axes"], num_levels: int) -> Int[Array, "*axes"]:
@@ -63,7 +64,7 @@ def log_one_minus_exp_minus_exp(log_width: Float[Array, "*axes"]) -> Float[Array
 
 
 def logistic_log_prob(
-  levels: Integer[Array, "*#axes"],
+  levels: Integer[Array | np.ndarray, "*#axes"],
   mean: Float[Array, "*#axes"],
   log_scale: Float[Array, "*#axes"],
   num_levels: int,
@@ -144,7 +145,7 @@ class LogisticMixture:
     return means_CK + shift_CK
 
   def log_prob(
-    self, head_F: Float[Array, "*#axes F"], levels_C: Integer[Array, "*#axes C"]
+    self, head_F: Float[Array, "*#axes F"], levels_C: Integer[Array | np.ndarray, "*#axes C"]
   ) -> Float[Array, "..."]:
     """log p(pixel | head), in nats, summed over the colours of the pixel."""
     logits_K, means_CK, log_scales_CK, coefficients_PK = self.parameters(head_F)
@@ -208,11 +209,11 @@ class Categorical:
     return self.num_levels
 
   def log_prob(
-    self, head_F: Float[Array, "*#axes L"], levels_C: Integer[Array, "*#axes 1"]
+    self, head_F: Float[Array, "*#axes L"], levels_C: Integer[Array | np.ndarray, "*#axes 1"]
   ) -> Float[Array, "..."]:
     """log p(pixel | head), in nats."""
     log_probs_L = jax.nn.log_softmax(head_F.astype(jnp.float32))
-    return jnp.take_along_axis(log_probs_L, levels_C.astype(jnp.int32), axis=-1)[..., 0]
+    return jnp.take_along_axis(log_probs_L, jnp.asarray(levels_C, jnp.int32), axis=-1)[..., 0]
 
   def noise(self, key: Key[Array, ""]) -> Float[Array, " L"]:
     """Gumbel noise for each level."""

@@ -75,18 +75,26 @@ def _parse_flags(argv):
     left_over = flags.FLAGS(argv, known_only=False)
     if flags.FLAGS["config"].value is None:
       raise UserError("--config is missing; give one of the files in configs/.")
+    path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+    if not pathlib.Path(path).is_file():
+      raise UserError(f"--config={path} does not exist; give one of the files in configs/.")
     if len(left_over) > 1:
       raise UserError(f"{left_over[1]!r} is not a flag; did you mean --{left_over[1]}?")
     return left_over
   except UserError as error:
-    _exit(error)
-  except (flags.Error, FileNotFoundError, AttributeError, KeyError, TypeError) as error:
-    _exit(_as_sentence(error))
+    _exit(_last_line(error))
+  except (AttributeError, KeyError) as error:
+    # ml_collections gives the repr of a KeyError's text: the field, then a suggestion.
+    words = str(error.args[0]).strip("'\"").replace("\\'", "'").replace("\\n", ". ")
+    _exit(f"The configuration has no field {words}")
+  except (flags.Error, TypeError) as error:
+    _exit(f"The command line was not understood: {_last_line(error).rstrip('.')}. See --help.")
 
 
-def _as_sentence(error):
-  text = str(error.args[0] if error.args else error).strip().splitlines()[0]
-  return f"The command line was not understood: {text.rstrip('.')}. See --help."
+def _last_line(error):
+  """The sentence of an error; ml_collections puts the traceback of a config file before it."""
+  lines = str(error.args[0] if error.args else error).strip().splitlines()
+  return lines[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
 
 
 def _exit(sentence):

@@ -55,10 +55,10 @@ def test_fewer_images_than_a_batch_is_the_users_error():
 
 @pytest.mark.parametrize(("num_rows", "num_batches"), [(1, 1), (8, 2), (9, 3), (11, 3), (0, 0)])
 def test_evaluation_counts_every_row_once_in_order(num_rows, num_batches):
-  batches = list(batches.eval_batches(num_rows, 4))
-  assert len(batches) == num_batches
-  assert all(len(rows_B) == len(valid_B) == 4 for rows_B, valid_B in batches)
-  counted = [row for rows_B, valid_B in batches for row in rows_B[valid_B]]
+  pairs = list(batches.eval_batches(num_rows, 4))
+  assert len(pairs) == num_batches
+  assert all(len(rows_B) == len(valid_B) == 4 for rows_B, valid_B in pairs)
+  counted = [row for rows_B, valid_B in pairs for row in rows_B[valid_B]]
   assert counted == list(range(num_rows))
 
 

@@ -150,7 +150,7 @@ def test_each_stream_has_one_more_block_on_the_way_up_but_at_the_coarsest_scale(
 
 
 def test_the_paper_size_has_the_parameters_of_the_reference():
-  # The removed Flax example has 46.8 million for CIFAR-10 (196 filters, 3 blocks). It leaves out the
+  # The removed Flax example has 46.8 million for CIFAR-10 (196 filters, 3 blocks). It omits the
   # second concat-ELU of the 9 blocks of the upper stream that have no skip input, so that their
   # conv2 (2x3, to 2 * 196 features) sees 196 features instead of 392.
   missing = 9 * 6 * 196 * (2 * 196)

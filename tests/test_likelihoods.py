@@ -28,7 +28,7 @@ def test_masses_of_the_levels_sum_to_one(num_levels, log_scale):
     assert total == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.parametrize("log_scale", (-7.0, -3.0, 0.0, 2.0))
+@pytest.mark.parametrize("log_scale", [-7.0, -3.0, 0.0, 2.0])
 @pytest.mark.parametrize("mean", MEANS)
 def test_masses_agree_with_a_float64_reference(mean, log_scale):
   logistic = scipy.stats.logistic(np.float64(np.float32(mean)), np.exp(np.float64(log_scale)))

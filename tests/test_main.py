@@ -308,7 +308,7 @@ def test_a_wrong_field_is_named(fields, words):
 
 def test_a_folder_of_another_configuration_is_left_alone(finished):
   config = edited(finished.config, inverter__network__num_filters=8)
-  with pytest.raises(UserError, match="num_filters is 4 there and 8 here; choose another"):
+  with pytest.raises(UserError, match=r"num_filters is 4 there and 8 here\); choose another"):
     Run(config, finished.folder).begin()
   longer = edited(finished.config, inverter__num_steps=6, sample__num_images=2)
   Run(longer, finished.folder).begin()
@@ -337,7 +337,7 @@ def test_a_stage_without_what_it_needs_says_which_to_run(finished, tmp_path):
   [
     ([], "--config is missing"),
     (["--config=configs/nothing.py"], "configs/nothing.py"),
-    (["--config=configs/digits_fc3.py:tiny"], "no variant 'tiny'"),
+    (["--config=configs/digits_fc3.py:tiny"], "The configuration has no variant 'tiny'; leave it out"),
     (["--config=configs/digits_fc3.py", "--config.inverter.num_step=3"], "num_step"),
     (["--config=configs/digits_fc3.py", "--config.inverter.num_steps=many"], "many"),
     (["--config=configs/digits_fc3.py", "--stages=train"], "--stages knows classifier"),

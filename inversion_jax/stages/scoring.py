@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from inversion_jax import evaluation, placement
@@ -45,7 +44,7 @@ def inverter_scorer(run: Run) -> Callable:
   score_batch = _jit_gathered(score_batch)
 
   def score(params_list, split, description="validate"):
-    def score_rows(rows_B) -> tuple[np.ndarray, ...]:
+    def score_rows(rows_B):
       images_BHWC = placement.put_batch(split.images_NHWC[rows_B])
       z = represent(images_BHWC) if represent else None
       return tuple(score_batch(params, images_BHWC, z) for params in params_list)
