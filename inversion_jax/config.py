@@ -157,10 +157,10 @@ def use_digits(config: ConfigDict):
       "batch_size": 64,
       "learning_rate": 3e-3,
       "decay": "cosine",
-      "num_steps": 320,
+      "num_steps": 240,
       "ema_decay": 0.98,
       "log_every": 20,
-      "validate_every": 80,
+      "validate_every": 60,
     }
   )
   config.evaluate.batch_size = 250
