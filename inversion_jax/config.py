@@ -163,6 +163,9 @@ def use_digits(config: ConfigDict):
       "validate_every": 60,
     }
   )
+  if config.representation.layer == NO_LAYER:
+    # Without h there is more to learn from the pixels; it is flat after this.
+    config.inverter.num_steps = 500
   config.evaluate.batch_size = 250
 
 

@@ -1,6 +1,5 @@
 import dataclasses
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -26,11 +25,6 @@ OFFICIAL = {
   "cifar10": cifar.Cifar10,
   "svhn_cropped": svhn_cropped_dataset_builder.Builder,
 }
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
-REAL_DATA_DIRS = [
-  pathlib.Path(os.environ.get("TFDS_DATA_DIR", REPOSITORY)),
-  REPOSITORY.parent / "shared" / "tfds",
-]
 
 
 @pytest.fixture(autouse=True)
@@ -39,14 +33,6 @@ def home(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
   monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
   return tmp_path / "home"
-
-
-@pytest.fixture
-def real_data_dir():
-  for folder in REAL_DATA_DIRS:
-    if (folder / "mnist").exists() and (folder / "cifar10").exists():
-      return str(folder)
-  pytest.skip("real data: set TFDS_DATA_DIR to a folder with mnist and cifar10 prepared by TFDS")
 
 
 def point_to(monkeypatch, name, base_url):
@@ -260,7 +246,7 @@ def test_tensorflow_is_never_imported_and_nothing_is_printed(tmp_path):
     write(archives.manual_folder(tmp_path))
   result = subprocess.run(
     [sys.executable, "-c", WITHOUT_TENSORFLOW, str(tmp_path)],
-    env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
     capture_output=True,
     text=True,
     check=False,
@@ -370,14 +356,16 @@ def test_a_map_moves_ink_to_where_it_says():
 
 
 def test_mnist_is_the_real_one(real_data_dir):
-  loaded = data.load("mnist", data_dir=real_data_dir, num_test=100)
+  loaded = data.load("mnist", data_dir=real_data_dir, num_validation=100, num_test=100)
   assert [len(split.labels_N) for split in loaded[1:4]] == [55_000, 100, 100]
   assert loaded.validation.index_N[0] == 55_000
   assert loaded.train.images_NHWC.mean() / 255 == pytest.approx(0.1307, abs=5e-4)
 
 
 def test_cifar10_is_the_real_one(real_data_dir):
-  loaded = data.load("cifar10", data_dir=real_data_dir, num_train=2000, num_test=100)
+  loaded = data.load(
+    "cifar10", data_dir=real_data_dir, num_train=2000, num_validation=9, num_test=100
+  )
   means = loaded.train.images_NHWC.mean(axis=(0, 1, 2)) / 255
   np.testing.assert_allclose(means, [0.4914, 0.4822, 0.4465], atol=0.02)
   assert loaded.validation.index_N[0] == 45_000

@@ -246,6 +246,19 @@ def test_without_a_layer_the_same_path_is_the_unconditional_model(data_dir, tmp_
   assert not (run.folder / "classifier").exists()
 
 
+@pytest.mark.parametrize("name", ["mnist_conv2", "cifar10_fc3", "affnist_pool_fc3"])
+def test_real_images_go_the_whole_way(name, real_data_dir, tmp_path):
+  config = smaller(get_config(name, "smoke"))
+  config.data.dir = real_data_dir
+  config.inverter.network.context = "encoder"
+  run = run_stages(config, tmp_path / name)
+  for file in FILES:
+    assert (run.folder / file).exists(), file
+  samples = storage.read_npz(run.folder / "samples.npz")
+  np.testing.assert_array_equal(samples["original"], run.data.test.images_NHWC[:2])
+  assert storage.read_json(run.folder / "summary.json")["nce_nats"] < 0
+
+
 def test_eight_devices_give_the_numbers_of_one(data_dir, tmp_path):
   arguments = [
     f"--config={ROOT}/configs/digits_fc3.py:smoke",
@@ -337,7 +350,10 @@ def test_a_stage_without_what_it_needs_says_which_to_run(finished, tmp_path):
   [
     ([], "--config is missing"),
     (["--config=configs/nothing.py"], "configs/nothing.py"),
-    (["--config=configs/digits_fc3.py:tiny"], "The configuration has no variant 'tiny'; leave it out"),
+    (
+      ["--config=configs/digits_fc3.py:tiny"],
+      "has no variant 'tiny'; leave it out",
+    ),
     (["--config=configs/digits_fc3.py", "--config.inverter.num_step=3"], "num_step"),
     (["--config=configs/digits_fc3.py", "--config.inverter.num_steps=many"], "many"),
     (["--config=configs/digits_fc3.py", "--stages=train"], "--stages knows classifier"),
