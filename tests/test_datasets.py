@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
