@@ -1,5 +1,7 @@
 """Scores the test set once, with the best inverter, and writes `nats.npz` and `summary.json`."""
 
+import shlex
+import sys
 import time
 
 import jax
@@ -52,6 +54,7 @@ def _summary(run, state, nats_N, live_nats_N):
     "nce_live_nats": -live_nats.mean,
     "nce_live_nats_standard_error": live_nats.standard_error,
     "bits_per_dim": information.bits_per_dim(nats.mean, image_shape),
+    "representation_shape": _representation_shape(run),
     "classifier_test_accuracy": _classifier_test_accuracy(run),
     "classifier_step": run.classifier_step(),
     "inverter_num_params": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
@@ -63,7 +66,14 @@ def _summary(run, state, nats_N, live_nats_N):
     "jax_version": jax.__version__,
     "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     "seed": run.config.seed,
+    "command": shlex.join(["python", "-m", "inversion_jax.main", *sys.argv[1:]]),
   }
+
+
+def _representation_shape(run):
+  if not run.layer:
+    return None
+  return list(jax.eval_shape(run.represent, run.data.test.images_NHWC[:1]).shape[1:])
 
 
 def _classifier_test_accuracy(run):
