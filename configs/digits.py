@@ -7,6 +7,6 @@ from inversion_jax import config as config_lib
 
 
 def get_config(variant: str = ""):
-  config = config_lib.preset("digits", variant=variant)
+  config = config_lib.preset("digits", "conv1", variant)
   config.layers = ("conv1", "conv2", "fc3", "logits")
   return config

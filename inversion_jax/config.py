@@ -157,7 +157,7 @@ def use_digits(config: ConfigDict):
       "batch_size": 64,
       "learning_rate": 3e-3,
       "decay": "cosine",
-      "num_steps": 240,
+      "num_steps": 300,
       "ema_decay": 0.98,
       "log_every": 20,
       "validate_every": 60,
