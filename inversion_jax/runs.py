@@ -10,6 +10,7 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from inversion_jax import config as config_lib
 from inversion_jax import data, likelihoods, placement, representations, storage, training
@@ -140,23 +141,32 @@ class Run:
   def represent(self):
     """x -> z, the standardised layer, compiled; None for the unconditional model.
 
-    The statistics are computed once and kept in the folder.
+    The statistics are computed once and kept in the folder, with the step of the classifier that
+    they, and so the inverter, belong to.
+
+    Raises:
+      UserError: the classifier has been trained further since.
     """
     if not self.layer:
       return None
-    encode_fn, path = self.encode_fn(), self.folder / STATISTICS
+    encode_fn, path, step = self.encode_fn(), self.folder / STATISTICS, self.classifier_step()
     if not path.exists():
       batch_size = placement.rounded_up(self.config.evaluate.batch_size)
       standardiser = representations.fit_standardiser(
         encode_fn, self.data.train.images_NHWC, batch_size
       )
-      storage.write_npz(path, standardiser._asdict())
-    standardiser = representations.Standardiser(**storage.read_npz(path))
+      storage.write_npz(path, {**standardiser._asdict(), "classifier_step": np.int64(step)})
+    statistics = storage.read_npz(path)
+    begun_with = int(statistics.pop("classifier_step"))
+    if begun_with != step:
+      raise UserError(
+        f"{self.folder / 'inverter'} was trained on the classifier of step {begun_with}, which is "
+        f"now at {step}; choose another --workdir."
+      )
+    standardiser = representations.Standardiser(**statistics)
     return jax.jit(lambda levels_BHWC: standardiser(encode_fn(levels_BHWC)))
 
 
-# Compiling the initialisation takes far longer than running it.
-_RUN_ONCE = {"xla_backend_optimization_level": 0}
 # Enough images for the statistics that set scale and bias of every layer.
 NUM_INIT_IMAGES = 128
 
@@ -167,7 +177,7 @@ def initial_state(run: Run, stage: str) -> TrainState:
   represent = run.represent if stage == "inverter" else None
   z = represent(images_BHWC) if represent else None
   build = functools.partial(_build_state, run, stage)
-  state = jax.jit(build, compiler_options=_RUN_ONCE)(images_BHWC, z)
+  state = training.jit_once(build)(images_BHWC, z)
   return placement.put(state, placement.data_parallel()[1])
 
 

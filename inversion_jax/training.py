@@ -141,6 +141,12 @@ def compiler_options() -> dict[str, str] | None:
   return options
 
 
+def jit_once(fn: Callable) -> Callable:
+  """Compiles what runs a single time: on CPU without optimising, which would take far longer."""
+  on_cpu = jax.default_backend() == "cpu"
+  return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None)
+
+
 def jit_step(step_fn: Callable) -> Callable:
   """Compiles `step_fn(state, batch)`; the old state's memory becomes the new one's."""
   return jax.jit(step_fn, donate_argnums=0, compiler_options=compiler_options())

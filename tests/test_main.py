@@ -221,8 +221,10 @@ def test_an_inverter_is_not_scored_with_another_classifier(finished, tmp_path):
   shutil.copytree(finished.folder, folder)
   run = Run(finished.config, folder)
   run.note("classifier", run.progress()["classifier"] | {"best_step": 0})
-  with pytest.raises(UserError, match="was trained on the classifier of step"):
-    stages.train_inverter(run)
+  for stage in (stages.train_inverter, stages.evaluate):
+    run.note("evaluate", {})
+    with pytest.raises(UserError, match=r"was trained on the classifier of step 6, .* now at 0"):
+      stage(Run(run.config, folder))
 
 
 def test_the_layers_of_one_network_are_compared(finished):

@@ -58,16 +58,10 @@ def train_classifier(run: Run):
 
 def train_inverter(run: Run):
   """Trains p(x | h), or p(x) without a layer."""
-  classifier_step = run.classifier_step()
-  trained_on = run.progress().get("inverter", {}).get("classifier_step", classifier_step)
-  if trained_on != classifier_step:
-    raise UserError(
-      f"{run.folder / 'inverter'} was trained on the classifier of step {trained_on}, which is now "
-      f"at {classifier_step}; choose another --workdir."
-    )
+  represent = run.represent
   if _is_trained(run, "inverter"):
     return
-  inverter, split, represent = run.inverter(), run.data.train, run.represent
+  inverter, split = run.inverter(), run.data.train
 
   def loss_fn(params, batch, dropout_key):
     log_prob_BHW = inverter.apply(
@@ -85,9 +79,7 @@ def train_inverter(run: Run):
     (nats_N,) = score([state.ema_params], run.data.validation)
     return nats_N.mean(), {"validation_nats_per_image": nats_N.mean()}
 
-  num_images = len(split.images_NHWC)
-  record = {"classifier_step": classifier_step}
-  _train(run, "inverter", loss_fn, batch_fn, validate, num_images, record)
+  _train(run, "inverter", loss_fn, batch_fn, validate, len(split.images_NHWC))
 
 
 def _is_trained(run, stage):
@@ -97,7 +89,7 @@ def _is_trained(run, stage):
   return record["stopped_early"] or record["step"] >= run.config[stage].num_steps
 
 
-def _train(run, stage, loss_fn, batch_fn, validate, num_images, record=None):
+def _train(run, stage, loss_fn, batch_fn, validate, num_images):
   """Trains one model from its newest checkpoint on, and notes where it ended.
 
   `validate(state)` gives the value by which the best checkpoint is chosen, and metrics.
@@ -140,7 +132,6 @@ def _train(run, stage, loss_fn, batch_fn, validate, num_images, record=None):
       "best_step": best_step,
       "stopped_early": int(state.step) < recipe.num_steps,
       "seconds": before + time.monotonic() - start,
-      **(record or {}),
     },
   )
 
