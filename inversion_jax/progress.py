@@ -18,6 +18,11 @@ def say(message: str, *values):
   _LOGGER.info(message, *values)
 
 
+def warn(message: str, *values):
+  """As `say`, for what a user should know even where nobody listens."""
+  _LOGGER.warning(message, *values)
+
+
 class _AroundBars(logging.Handler):
   """Writes lines to standard error without tearing a progress bar."""
 

@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from inversion_jax.errors import UserError
-from inversion_jax.progress import say
+from inversion_jax.progress import warn
 
 # TFDS's own folder, below `<data_dir>/downloads`, for archives that were fetched by hand.
 MANUAL = "manual"
@@ -54,7 +54,7 @@ def fetch(
   for key, path in placed.items():
     published = url_infos.get(urls[key])
     if published and _sha256(path) != published.checksum:
-      say("%s is used, though its SHA-256 is not the published one.", path)
+      warn("%s is used, though its SHA-256 is not the published one.", path)
   missing = {key: url for key, url in urls.items() if key not in placed}
   if not missing:
     return placed
