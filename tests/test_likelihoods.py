@@ -10,7 +10,7 @@ from inversion_jax import likelihoods
 from inversion_jax.errors import UserError
 
 MEANS = (-1.3, -1.0, 0.0, 0.7, 1.2)
-LOG_SCALES = (-20.0, -7.0, -3.0, 0.0, 2.0, 15.0)
+LOG_SCALES = (-20.0, -7.0, -3.0, 0.0, 2.0, 15.0, 100.0)
 
 
 def level_nats(mean, log_scale, num_levels):

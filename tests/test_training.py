@@ -97,7 +97,9 @@ def test_the_dropout_key_is_a_function_of_the_step():
   def noisy(params, batch, key):
     return params["w"] * jax.random.normal(key), {}
 
-  straight, _, _ = fit(RECIPE, loss_fn=noisy)
+  straight, logged, _ = fit(RECIPE, loss_fn=noisy)
+  slopes = [values["grad_norm"] for _, values in logged]
+  assert len(set(slopes)) == len(slopes)
   half, _, _ = fit(Recipe(**{**RECIPE.__dict__, "num_steps": 4}), loss_fn=noisy)
   resumed, _, _ = fit(RECIPE, loss_fn=noisy, state=half)
   jax.tree.map(np.testing.assert_array_equal, straight, resumed)
