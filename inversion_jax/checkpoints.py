@@ -1,5 +1,7 @@
-"""Orbax checkpoints of a training state: the newest, the best, and chosen steps are kept."""
+"""Orbax checkpoints of a training state: the newest two, the best, and chosen steps are kept."""
 
+import contextlib
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +21,7 @@ class Checkpoints:
   Args:
     folder: where they are; made if needed.
     best_mode: "min" or "max" of the value given to `save`.
-    keep_steps: steps that are never deleted, beside the newest and the best.
+    keep_steps: steps that are never deleted, beside the newest two and the best.
   """
 
   def __init__(self, folder: pathlib.Path, best_mode: str, keep_steps: Sequence[int] = ()):
@@ -27,7 +29,8 @@ class Checkpoints:
     policies = checkpoint_managers.preservation_policy
     keep = policies.AnyPreservationPolicy(
       [
-        policies.LatestN(1),
+        # If the newest is damaged, training can go on from the one before it.
+        policies.LatestN(2),
         policies.BestN(get_metric_fn=_value, reverse=best_mode == "min", n=1),
         policies.CustomSteps(list(keep_steps)),
       ]
@@ -35,10 +38,14 @@ class Checkpoints:
     options = ocp.CheckpointManagerOptions(
       best_fn=_value, best_mode=best_mode, preservation_policy=keep
     )
+    # Orbax reads all values at once, and would not say whose is damaged.
+    for path in sorted(self.folder.glob("*/metrics/metrics")):
+      with self._naming(path.parts[-3]):
+        json.loads(path.read_bytes())
     self._manager = ocp.CheckpointManager(self.folder, options=options)
     self._sign = -1 if best_mode == "min" else 1
     # Remembered here, since a checkpoint that is still being written has no metrics yet.
-    self._values = {step: self._manager.metrics(step)[_VALUE] for step in self.steps()}
+    self._values = {step: self._read_value(step) for step in self.steps()}
 
   def __enter__(self):
     return self
@@ -72,9 +79,19 @@ class Checkpoints:
       UserError: the files are damaged, or belong to a model of other shapes.
     """
     template = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    try:
+    with self._naming(step):
       return self._manager.restore(step, args=ocp.args.StandardRestore(template))
-    except Exception as error:  # Orbax has no common class for what a damaged file can raise.
+
+  def _read_value(self, step):
+    with self._naming(step):
+      return self._manager.metrics(step)[_VALUE]
+
+  @contextlib.contextmanager
+  def _naming(self, step):
+    """Turns what a damaged file raises, for which Orbax has no common class, into a sentence."""
+    try:
+      yield
+    except Exception as error:
       raise UserError(
         f"The checkpoint {self.folder / str(step)} is damaged or belongs to another model "
         f"({type(error).__name__}); delete that folder to go on from the one before it."

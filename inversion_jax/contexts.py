@@ -58,7 +58,7 @@ class ContextEncoder(nn.Module):
 
   def _resize(self, maps_BHWZ, size):
     shape = (maps_BHWZ.shape[0], *size, maps_BHWZ.shape[-1])
-    # Antialiasing would average cells when a resolution is coarser than the map.
+    # It antialiases where a resolution is coarser than the map, so that no cell is skipped.
     return jax.image.resize(maps_BHWZ, shape, self.resize_method)
 
   def _encode(self, z_BHWZ):

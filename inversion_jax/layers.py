@@ -77,8 +77,8 @@ def dropout(
   """Zeroes each element with probability `rate` and rescales the rest.
 
   The bit of an element is a hash of (seed, layer, position): it does not depend on how the batch
-  is split over devices, and it takes a tenth of the instructions of a threefry key for each layer,
-  which were half of a training step's compilation.
+  is split over devices, and it compiles fast. With a threefry key for each layer the training step
+  of a small inverter took 27 s to compile on two cores, with this 11 s.
   """
   position = lax.iota(jnp.uint32, x.size).reshape(x.shape)
   bits = _mixed(_mixed(position ^ seed[0]) + seed[1] + jnp.uint32(layer * 0x9E3779B9 % 2**32))

@@ -1,6 +1,7 @@
 """The log of training: one JSON object a line, and the same values as TensorBoard events."""
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -57,5 +58,5 @@ class MetricsLog:
       self._events.add_scalar(f"{self._stage}/{name}", value, step)
 
   def first(self, name: str) -> float:
-    """The first logged value of `name`."""
-    return next(record[name] for record in self._records if name in record)
+    """The first logged value of `name`; infinity if the log was deleted."""
+    return next((record[name] for record in self._records if name in record), math.inf)

@@ -31,14 +31,17 @@ def put_batch(tree: Any) -> Any:
   return put(tree, data_parallel()[0])
 
 
-def whole_batch(batch_size: int, field: str) -> int:
-  """Returns `batch_size`, or raises UserError naming `field` if the devices cannot share it."""
+def check_batch_size(batch_size: int, num_images: int, field: str):
+  """Raises UserError, naming `field`, if there are too few images or devices cannot share them."""
+  if batch_size > num_images:
+    raise UserError(
+      f"{field}={batch_size} exceeds the {num_images} training images; choose a smaller one."
+    )
   if batch_size < 1 or batch_size % jax.device_count():
     raise UserError(
       f"{field}={batch_size} cannot be split over {jax.device_count()} devices; "
       "choose a positive multiple of that number."
     )
-  return batch_size
 
 
 def rounded_up(batch_size: int) -> int:

@@ -66,7 +66,7 @@ class _Bar:
 class _Lines:
   def __init__(self, description, total, initial, unit):
     self.description, self.total, self.unit = description, total, unit
-    self.initial = self.done = initial
+    self.initial = self.done = self.shown = initial
     self.values = {}
     self.start = self.last_line = time.monotonic()
 
@@ -79,6 +79,7 @@ class _Lines:
       self._write(now - self.start)
 
   def _write(self, seconds):
+    self.shown = self.done
     rate = (self.done - self.initial) / max(seconds, 1e-9)
     left_seconds = (self.total - self.done) / rate if rate else float("inf")
     values = "".join(f", {name} {value:.4g}" for name, value in self.values.items())
@@ -89,7 +90,7 @@ class _Lines:
 
   def close(self):
     seconds = time.monotonic() - self.start
-    if seconds >= SECONDS_BETWEEN_LINES:
+    if seconds >= SECONDS_BETWEEN_LINES and self.shown != self.done:
       self._write(seconds)
 
 

@@ -39,6 +39,12 @@ class Run:
 
   def begin(self):
     """Claims the folder, or raises UserError if it belongs to another configuration."""
+    try:
+      self.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise UserError(
+        f"The folder {self.folder} cannot be made ({error.strerror}); choose another --workdir."
+      ) from error
     path = self.folder / storage.CONFIG
     if path.exists():
       changes = config_lib.differences(storage.read_json(path), self.config)

@@ -16,7 +16,7 @@ from jaxtyping import Array
 from inversion_jax.errors import UserError
 
 # Decay of the rate per step. Salimans et al.'s implementation uses 0.999995; the paper's 0.9999,
-# read literally, leaves 1.4e-14 of the rate after its 250,000 steps.
+# read literally, leaves 1.4e-11 of the rate after its 250,000 steps.
 DECAY_PER_STEP = {"none": 1.0, "openai": 0.999995, "paper": 0.9999}
 DECAYS = (*DECAY_PER_STEP, "cosine")
 # A loss this many times the untrained model's is not coming back.

@@ -12,10 +12,10 @@ def save_all(folder, values, best_mode="min", keep_steps=()):
       checkpoints.save(step, {"w": jnp.full(3, float(step))}, value)
 
 
-def test_the_newest_the_best_and_the_chosen_are_kept(tmp_path):
-  save_all(tmp_path, {0: 9.0, 10: 5.0, 20: 2.0, 30: 4.0, 40: 3.0}, keep_steps=(0,))
+def test_the_newest_two_the_best_and_the_chosen_are_kept(tmp_path):
+  save_all(tmp_path, {0: 9.0, 5: 6.0, 10: 5.0, 20: 2.0, 30: 4.0, 40: 3.0}, keep_steps=(0,))
   with Checkpoints(tmp_path, "min", (0,)) as checkpoints:
-    assert checkpoints.steps() == [0, 20, 40]
+    assert checkpoints.steps() == [0, 20, 30, 40]
     assert checkpoints.latest_step() == 40
     assert checkpoints.best() == (20, 2.0)
     restored = checkpoints.restore(20, {"w": jnp.zeros(3)})
@@ -23,7 +23,7 @@ def test_the_newest_the_best_and_the_chosen_are_kept(tmp_path):
 
 
 def test_of_equals_the_newest_is_best_and_still_there(tmp_path):
-  save_all(tmp_path, {1: 0.5, 2: 0.5, 3: 0.1}, best_mode="max")
+  save_all(tmp_path, {1: 0.5, 2: 0.5, 3: 0.1, 4: 0.1}, best_mode="max")
   with Checkpoints(tmp_path, "max") as checkpoints:
     step, _ = checkpoints.best()
     assert step == 2
@@ -33,6 +33,15 @@ def test_of_equals_the_newest_is_best_and_still_there(tmp_path):
 def test_an_empty_folder_has_no_newest(tmp_path):
   with Checkpoints(tmp_path / "new", "min") as checkpoints:
     assert checkpoints.latest_step() is None
+
+
+def test_a_checkpoint_without_its_value_is_named(tmp_path):
+  save_all(tmp_path, {1: 1.0})
+  for path in (tmp_path / "1" / "metrics").rglob("*"):
+    if path.is_file():
+      path.write_bytes(b"damaged")
+  with pytest.raises(UserError, match=r"checkpoint .*/1 is damaged"):
+    Checkpoints(tmp_path, "min")
 
 
 def test_a_damaged_checkpoint_is_named_and_the_others_stay(tmp_path):

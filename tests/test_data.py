@@ -125,6 +125,18 @@ def test_reading_that_takes_long_is_reported_in_plain_lines(data_dir, monkeypatc
   assert "reading digits train: 1200 of 1297" in caplog.text
 
 
+def test_the_last_line_of_progress_is_written_once(monkeypatch, caplog):
+  monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+  monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
+  with (
+    caplog.at_level("INFO", logger="inversion_jax"),
+    progress.track("counting", 2) as shown,
+  ):
+    shown.update(1)
+    shown.update(1)
+  assert caplog.text.count("counting: 2 of 2") == 1
+
+
 IMAGES_NHWC = np.zeros((2, 4, 4, 3), np.uint8)
 
 

@@ -16,7 +16,7 @@ import pytest
 from inversion_jax import config as config_lib
 from inversion_jax import main, report, stages, storage, training
 from inversion_jax.errors import UserError
-from inversion_jax.runs import Run
+from inversion_jax.runs import Run, share_classifier
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -170,8 +170,6 @@ def test_another_seed_does_not_share_the_classifier(finished):
   with run.config.unlocked():
     run.config.seed = 1
   run.begin()
-  from inversion_jax.runs import share_classifier
-
   assert not share_classifier(run)
 
 
@@ -283,7 +281,6 @@ def test_svhn_runs_from_its_archives_to_its_report(tmp_path):
   archives.write_svhn(archives.manual_folder(tmp_path), num_train=60, num_test=20)
   arguments = (
     f"--config={ROOT}/configs/svhn_conv2.py:smoke",
-    "--config.inverter.network.num_scales=2",
     "--config.dtype=bfloat16",
   )
   done = command(*arguments, data_dir=tmp_path, cwd=tmp_path)
@@ -329,7 +326,7 @@ def test_a_folder_of_another_configuration_is_left_alone(finished):
   Run(longer, finished.folder).begin()
 
 
-def test_a_damaged_checkpoint_is_named(finished, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_its_advice_helps(finished, tmp_path):
   folder = tmp_path / "damaged"
   shutil.copytree(finished.folder, folder)
   for path in (folder / "inverter").rglob("*"):
@@ -340,6 +337,24 @@ def test_a_damaged_checkpoint_is_named(finished, tmp_path):
   )
   with pytest.raises(UserError, match="inverter/6 is damaged"):
     stages.evaluate(Run(finished.config, folder))
+  shutil.rmtree(folder / "inverter" / "6")
+  # The one before it was damaged too by this test; with both gone, training starts anew.
+  shutil.rmtree(folder / "inverter" / "3")
+  run = run_stages(finished.config, folder, ("classifier", "inverter", "evaluate"))
+  nats, expected = (storage.read_npz(r.folder / "nats.npz")["nats"] for r in (run, finished))
+  np.testing.assert_array_equal(nats, expected)
+
+
+def test_a_folder_that_cannot_be_made_is_named(finished, tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match=r"file/run cannot be made .* choose another --workdir"):
+    Run(finished.config, tmp_path / "file" / "run").begin()
+
+
+def test_a_batch_larger_than_the_set_is_named(finished, tmp_path):
+  config = edited(finished.config, classifier__batch_size=5000)
+  with pytest.raises(UserError, match=r"classifier\.batch_size=5000 exceeds the 64 training"):
+    run_stages(config, tmp_path / "run", ("classifier",))
 
 
 def test_a_stage_without_what_it_needs_says_which_to_run(finished, tmp_path):

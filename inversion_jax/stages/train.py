@@ -84,7 +84,8 @@ def train_inverter(run: Run):
 
 def _is_trained(run, stage):
   record = run.progress().get(stage)
-  if record is None:
+  # A damaged checkpoint that the user has deleted is trained again.
+  if record is None or not (run.folder / stage / str(record["best_step"])).exists():
     return False
   return record["stopped_early"] or record["step"] >= run.config[stage].num_steps
 
@@ -95,7 +96,7 @@ def _train(run, stage, loss_fn, batch_fn, validate, num_images):
   `validate(state)` gives the value by which the best checkpoint is chosen, and metrics.
   """
   recipe = run.recipe(stage)
-  placement.whole_batch(recipe.batch_size, f"{stage}.batch_size")
+  placement.check_batch_size(recipe.batch_size, num_images, f"{stage}.batch_size")
   rows_fn = functools.partial(
     batches.train_rows, seed=run.config.seed, batch_size=recipe.batch_size, num_images=num_images
   )
