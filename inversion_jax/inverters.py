@@ -1,5 +1,6 @@
 """p(x | h): a likelihood, the causal network and the context that h gives it, joined."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Integer
 
-from inversion_jax import likelihoods
+from inversion_jax import incremental, likelihoods
 from inversion_jax.contexts import ContextEncoder
 from inversion_jax.pixelcnn import PixelCNN, padded_sizes
 
@@ -89,3 +90,40 @@ class Inverter(nn.Module):
     """The parameters of every pixel's distribution, which depend on the pixels before it alone."""
     unit_BHWC = likelihoods.to_unit(levels_BHWC, self.likelihood.num_levels)
     return self.network(unit_BHWC.astype(self.dtype), contexts, train=train)
+
+  def raster(
+    self,
+    contexts: tuple[Array, ...] | None,
+    draw: Callable[[Array, Any], tuple[Array, Any]],
+    inputs_fn: Callable[[Array], Any],
+    size: tuple[int, int],
+    batch_size: int,
+  ) -> Any:
+    """Builds images pixel by pixel at the cost of about one pass, see `incremental.raster`.
+
+    Args:
+      contexts: as for `head`.
+      draw: gets the head of a pixel (B, F) and the pixel's inputs; returns its levels (B, C), and
+        anything to be collected.
+      inputs_fn: the inputs of a row's pixels, arrays with columns first.
+      size: rows, columns.
+      batch_size: B.
+
+    Returns:
+      What `draw` collected, each array with rows and columns first.
+    """
+
+    def pixel_fn(head_BF, inputs):
+      levels_BC, collected = draw(head_BF, inputs)
+      return likelihoods.to_unit(levels_BC, self.likelihood.num_levels), collected
+
+    return incremental.raster(
+      self.network,
+      self.network.variables["params"],
+      contexts,
+      pixel_fn,
+      inputs_fn,
+      size=size,
+      batch_size=batch_size,
+      dtype=self.dtype,
+    )

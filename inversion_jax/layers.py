@@ -117,25 +117,35 @@ def convolve(x_BHWF: Array, kernel: Array, padding: Padding, strides=(1, 1)) -> 
 
 
 def double_upper(x_BHWF: Array, kernel: Array) -> Array:
-  """The 2x3 transposed convolution of stride 2, cropped as in the upper stream.
+  """The 2x3 transposed convolution of stride 2, cropped as in the upper stream."""
+  even, odd = split_double_upper(kernel)
+  return _interleave(x_BHWF @ even, convolve(x_BHWF, odd[None], ((0, 0), (0, 1))))
 
-  Even columns see one column of x, odd columns the two beside them: two ordinary products.
+
+def split_double_upper(kernel: Float[Array, "2 3 I O"]) -> tuple[Array, Array]:
+  """The products that make even columns (I, 2 O) and odd columns (2, I, 2 O), both rows at once.
+
+  Even columns see one column of the input, odd columns the two beside them.
   """
   even = jnp.concatenate([kernel[0, 1], kernel[1, 1]], axis=-1)
   odd = jnp.concatenate(
     [jnp.stack([kernel[0, 2], kernel[0, 0]]), jnp.stack([kernel[1, 2], kernel[1, 0]])], axis=-1
   )
-  even_BHW2F = x_BHWF @ even
-  odd_BHW2F = convolve(x_BHWF, odd[None], ((0, 0), (0, 1)))
-  return _interleave(even_BHW2F, odd_BHW2F)
+  return even, odd
 
 
 def double_lower(x_BHWF: Array, kernel: Array) -> Array:
   """The 2x2 transposed convolution of stride 2: each pixel makes its own four."""
+  even, odd = split_double_lower(kernel)
+  return _interleave(x_BHWF @ even, x_BHWF @ odd)
+
+
+def split_double_lower(kernel: Float[Array, "2 2 I O"]) -> tuple[Array, Array]:
+  """The products that make even columns and odd columns (I, 2 O), both rows at once."""
   even, odd = (
     jnp.concatenate([kernel[0, column], kernel[1, column]], axis=-1) for column in (0, 1)
   )
-  return _interleave(x_BHWF @ even, x_BHWF @ odd)
+  return even, odd
 
 
 def _interleave(even_BHW2F, odd_BHW2F):
@@ -190,3 +200,4 @@ class WeightNormConv(nn.Module):
 
 
 DOUBLINGS = {"upper": double_upper, "lower": double_lower}
+SPLITS = {"upper": split_double_upper, "lower": split_double_lower}

@@ -48,8 +48,8 @@ class Ops(Protocol):
   def conv(self, name: str, x: Array, features: int, init_scale: float = 1.0) -> Array:
     """The stream's causal convolution."""
 
-  def pointwise(self, name: str, x: Array, features: int) -> Array:
-    """A 1x1 convolution."""
+  def skip(self, name: str, sources: tuple[Array, ...], features: int) -> Array:
+    """A 1x1 convolution of the concat-ELU of feature maps that skip layers."""
 
   def context(self, name: str, scale: int, features: int) -> Array | float:
     """The bias that h gives to the block `name`."""
@@ -61,12 +61,12 @@ class Ops(Protocol):
     """Halves x, applies `inner` at the next resolution, and doubles."""
 
 
-def gated_block(ops: Ops, name: str, scale: int, x: Array, skip: Array | None) -> Array:
-  """x + a * sigmoid(b), where (a, b) come from two convolutions, the skip input and h."""
+def gated_block(ops: Ops, name: str, scale: int, x: Array, sources: tuple[Array, ...]) -> Array:
+  """x + a * sigmoid(b), where (a, b) come from two convolutions, the skip `sources` and h."""
   features = x.shape[-1]
   y = ops.conv(f"{name}_conv1", concat_elu(x), features)
-  if skip is not None:
-    y = y + ops.pointwise(f"{name}_skip", concat_elu(skip), features)
+  if sources:
+    y = y + ops.skip(f"{name}_skip", sources, features)
   y = ops.dropout(concat_elu(y))
   y = ops.conv(f"{name}_conv2", y, 2 * features, BLOCK_INIT_SCALE)
   value, gate = jnp.split(y + ops.context(f"{name}_context", scale, 2 * features), 2, axis=-1)
@@ -77,7 +77,7 @@ def unet(block: Callable, coarser: Callable, x: Array, depth: tuple[int, int], s
   """Runs one stream from its entry to its last feature map.
 
   Args:
-    block: `block(name, scale, x, skip)`; `skip` is None on the way down.
+    block: `block(name, scale, x, skips)`; `skips` is empty on the way down, then one map.
     coarser: `coarser(scale, x, inner)`, see `Ops`.
     x: the features of the stream at this scale.
     depth: number of blocks per scale, number of scales.
@@ -89,14 +89,14 @@ def unet(block: Callable, coarser: Callable, x: Array, depth: tuple[int, int], s
   num_blocks, num_scales = depth
   skips = [x]
   for index in range(num_blocks):
-    x = block(f"down{scale}_{index}", scale, x, None)
+    x = block(f"down{scale}_{index}", scale, x, ())
     skips.append(x)
   if scale == num_scales - 1:
     skips.pop()
   else:
     x = coarser(scale, x, lambda y: unet(block, coarser, y, depth, scale + 1))
   for index in range(len(skips)):
-    x = block(f"up{scale}_{index}", scale, x, skips.pop())
+    x = block(f"up{scale}_{index}", scale, x, (skips.pop(),))
   return x
 
 
@@ -104,8 +104,8 @@ def upper_stream(ops: Ops, entry: Array, depth: tuple[int, int]) -> dict[str, Ar
   """The features after each block of the upper stream, by block."""
   features = {}
 
-  def block(name, scale, x, skip):
-    features[name] = gated_block(ops, f"upper_{name}", scale, x, skip)
+  def block(name, scale, x, skips):
+    features[name] = gated_block(ops, f"upper_{name}", scale, x, skips)
     return features[name]
 
   unet(block, ops.coarser, entry, depth)
@@ -117,9 +117,8 @@ def lower_stream(
 ) -> Array:
   """The last features of the lower stream, each block of which reads the same one `above`."""
 
-  def block(name, scale, x, skip):
-    features = above[name] if skip is None else jnp.concatenate([above[name], skip], axis=-1)
-    return gated_block(ops, f"lower_{name}", scale, x, features)
+  def block(name, scale, x, skips):
+    return gated_block(ops, f"lower_{name}", scale, x, (above[name], *skips))
 
   return unet(block, ops.coarser, entry, depth)
 
@@ -134,10 +133,10 @@ def shift_right(x_BHWF: Array) -> Array:
   return jnp.pad(x_BHWF, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
 
 
-def with_ones(unit_BHWC: Array) -> Array:
+def with_ones(unit_C: Float[Array, "*axes C"]) -> Float[Array, "*axes C+1"]:
   """Appends a channel of ones, so that padding (zeros) differs from mid-grey (also zero)."""
-  ones = jnp.ones((*unit_BHWC.shape[:3], 1), unit_BHWC.dtype)
-  return jnp.concatenate([unit_BHWC, ones], axis=-1)
+  ones = jnp.ones((*unit_C.shape[:-1], 1), unit_C.dtype)
+  return jnp.concatenate([unit_C, ones], axis=-1)
 
 
 class WholeImage(Ops):
@@ -153,9 +152,9 @@ class WholeImage(Ops):
       features, *BLOCK_GEOMETRY[self.stream], strides, init_scale=init_scale, name=name
     )(x)
 
-  def pointwise(self, name, x, features):
+  def skip(self, name, sources, features):
     """A 1x1 convolution."""
-    return WeightNormConv(features, name=name)(x)
+    return WeightNormConv(features, name=name)(concat_elu(jnp.concatenate(sources, axis=-1)))
 
   def context(self, name, scale, features):
     """The projection of h, zero without h."""

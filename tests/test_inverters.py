@@ -168,8 +168,8 @@ class Recorded(pixelcnn.Ops):
   def conv(self, name, x, features, init_scale=1.0):
     return jnp.tile(x, 4)[..., :features] * (2.0 if name.endswith("conv2") else 1.0)
 
-  def pointwise(self, name, x, features):
-    return -x[..., :features]
+  def skip(self, name, sources, features):
+    return -layers.concat_elu(jnp.concatenate(sources, axis=-1))[..., :features]
 
   def context(self, name, scale, features):
     return jnp.arange(features, dtype=jnp.float32)
@@ -192,7 +192,7 @@ def test_a_block_is_the_gated_residual_of_the_reference(has_skip):
   # The second nonlinearity is there with and without a skip input; h comes after conv2.
   y = 2.0 * 3.0 * concat_elu(y) + np.arange(4)
   expected = np.asarray(x) + y[..., :2] / (1 + np.exp(-y[..., 2:]))
-  result = pixelcnn.gated_block(Recorded(), "block", 0, x, skip if has_skip else None)
+  result = pixelcnn.gated_block(Recorded(), "block", 0, x, (skip,) if has_skip else ())
   np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
