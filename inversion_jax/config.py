@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import ml_collections
 from ml_collections import ConfigDict
 
-from inversion_jax import classifiers, contexts, datasets, likelihoods, training
+from inversion_jax import classifiers, contexts, datasets, likelihoods, sampling, training
 from inversion_jax.errors import UserError
 
 # Fields that only say how long, how often or where: a later run of a folder may change them.
@@ -22,6 +22,8 @@ FREE_FIELDS = (
   "sample.num_images",
   "sample.num_samples",
   "sample.batch_size",
+  "sample.sampler",
+  "sample.num_given_rows",
 )
 DTYPES = ("float32", "bfloat16")
 NO_LAYER = ""
@@ -76,7 +78,15 @@ def default() -> ConfigDict:
     }
   )
   config.evaluate = ConfigDict({"batch_size": 128})
-  config.sample = ConfigDict({"num_images": 10, "num_samples": 8, "batch_size": 80})
+  config.sample = ConfigDict(
+    {
+      "num_images": 10,
+      "num_samples": 8,
+      "batch_size": 80,
+      "sampler": "auto",  # or "cached" (what auto is), "fixed_point", "ancestral"
+      "num_given_rows": 0,  # complete the test images from their first rows
+    }
+  )
   return config
 
 
@@ -241,6 +251,7 @@ def check(config: ConfigDict) -> ConfigDict:
     contexts.RESIZE_METHODS,
   )
   _one_of("inverter.likelihood.name", config.inverter.likelihood.name, likelihoods.NAMES)
+  _one_of("sample.sampler", config.sample.sampler, sampling.SAMPLERS)
   _one_of("data.name", config.data.name, datasets.names())
   for section in ("classifier", "inverter"):
     _one_of(f"{section}.decay", config[section].decay, training.DECAYS)
@@ -264,6 +275,7 @@ POSITIVE += ("num_filters", "num_blocks", "num_scales", "num_components", "num_i
 POSITIVE += ("num_samples", "num_units", "num_dense_units", "kernel_size", "pool_sizes")
 RATES = ("dropout_rate", "context_dropout_rate", "ema_decay", "adam_b1", "adam_b2")
 NOT_NEGATIVE = ("num_train", "num_validation", "num_test", "patience", "seed", "snapshot_steps")
+NOT_NEGATIVE += ("num_given_rows",)
 
 
 def _check_numbers(config):
@@ -285,6 +297,14 @@ def leaves(config: ConfigDict | dict, prefix: str = "") -> Iterator[tuple[str, t
       yield from leaves(value, f"{prefix}{name}.")
     else:
       yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
+
+
+def restored(saved: dict) -> ConfigDict:
+  """The configuration that was written as `saved`; fields newer than it have their defaults."""
+  config = default()
+  for field, value in leaves(saved):
+    config.update_from_flattened_dict({field: value})
+  return config
 
 
 def differences(saved: dict, config: ConfigDict) -> list[str]:

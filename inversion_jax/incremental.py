@@ -15,6 +15,7 @@ Source: Ramachandran et al. (2017), "Fast generation for convolutional autoregre
 """
 
 import collections
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,7 +27,14 @@ from jaxtyping import Array, Float, Int
 
 from inversion_jax import layers
 from inversion_jax.layers import concat_elu
-from inversion_jax.pixelcnn import Ops, PixelCNN, lower_stream, padded_sizes, upper_stream, with_ones
+from inversion_jax.pixelcnn import (
+  Ops,
+  PixelCNN,
+  lower_stream,
+  padded_sizes,
+  upper_stream,
+  with_ones,
+)
 
 # (head, inputs of the pixel) -> (the pixel from -1 to 1, anything to be returned of it).
 PixelFn = Callable[[Float[Array, "B F"], Any], tuple[Float[Array, "B C"], Any]]
@@ -193,7 +201,7 @@ class LowerPixels(Ops):
   """A group of pixels of the lower stream, one after the other: as many as one coarsest pixel.
 
   Attributes:
-    left: for each convolution, what its input in the column before gives to the next, (B, features).
+    left: by convolution, what its input in the column before gives to this one, (B, features).
     inputs: inputs of the convolutions which the row below will read, by column of the group.
     doubled: as in `Cache`, by column.
   """
@@ -277,7 +285,7 @@ class _Network:
 
   def entries(self, row, above_2WBC):
     """What the two rows above give to the entries of the upper and the lower stream."""
-    further, nearer = above_2WBC
+    nearer = above_2WBC[1]
     products, bias = self.weights["upper_entry"]
     upper = bias + sum(
       _gathered(x @ product, ALL_SIDES) for x, product in zip(above_2WBC, products, strict=True)
@@ -301,38 +309,46 @@ class _Network:
     return upper, lower, above
 
   def pixels(self, lower: LowerRowGiven, above, inputs, pixel_fn, blank_BC):
-    """Goes through the columns of a row; `inputs` are those of `pixel_fn`, by column."""
-    group = 2 ** (lower.num_active - 1)
+    """Goes through the columns of a row; `inputs` are those of `pixel_fn`, by column.
+
+    Returns:
+      The cache that the lower stream leaves, the pixels, and what `pixel_fn` returned of them.
+    """
     coarsest = lower.num_active - 1
-    doubled = {scale: x for scale, x in lower.cache.doubled.items() if scale == coarsest}
-    columns = (lower.given, doubled, inputs)
-    num_groups = len(lower.given["entry"]) // group
+    num_groups = len(lower.given["entry"]) >> coarsest
+    above_doubled = {scale: x for scale, x in lower.cache.doubled.items() if scale == coarsest}
+    columns = (lower.given, above_doubled, inputs)
     grouped = jax.tree.map(lambda x: x.reshape(num_groups, -1, *x.shape[1:]), columns)
-    left = {name: jnp.zeros_like(x[0]) for name, x in lower.given.items() if name in lower.cache.above}
-    (_, from_left), _ = self.weights["lower_entry_left"]
-    (to_head,), head_bias = self.weights["head"]
+    convs = lower.given.keys() & lower.next.above.keys()
+    left = {name: jnp.zeros_like(lower.given[name][0]) for name in convs}
 
     def run_group(carry, xs):
       left, pixel_BC = carry
       given, above_doubled, inputs = xs
       ops = LowerPixels(lower, given, above_doubled, left)
       pixels, outputs = [], []
-      for column in range(group):
-        entry = given["entry"][column] + pixel_BC @ from_left
-        last = lower_stream(ops, entry, above, self.network.depth)
-        head_BF = (nn.elu(last) @ to_head + head_bias).astype(jnp.float32)
-        unit_BC, output = pixel_fn(head_BF, jax.tree.map(lambda x: x[column], inputs))
-        pixel_BC = with_ones(unit_BC.astype(pixel_BC.dtype))
+      for column in range(2**coarsest):
+        head_BF = self.head(ops, given["entry"][column], pixel_BC, above)
+        unit_BC, output = pixel_fn(head_BF, jax.tree.map(operator.itemgetter(column), inputs))
+        pixel_BC = with_ones(unit_BC.astype(blank_BC.dtype))
         pixels.append(pixel_BC)
         outputs.append(output)
-      emitted = [{name: jnp.stack(x) for name, x in d.items()} for d in (ops.inputs, ops.doubled)]
       outputs = jax.tree.map(lambda *x: jnp.stack(x), *outputs)
-      return (ops.left, pixel_BC), (*emitted, jnp.stack(pixels), outputs)
+      emitted = (_stacked(ops.inputs), _stacked(ops.doubled), jnp.stack(pixels), outputs)
+      return (ops.left, pixel_BC), emitted
 
     _, emitted = lax.scan(run_group, (left, blank_BC), grouped)
     emitted = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), emitted)
     inputs, doubled, pixels_WBC, outputs = emitted
-    return Cache({n: self.given_below(n, x) for n, x in inputs.items()}, doubled), pixels_WBC, outputs
+    given_below = {name: self.given_below(name, x_WBF) for name, x_WBF in inputs.items()}
+    return Cache(given_below, doubled), pixels_WBC, outputs
+
+  def head(self, ops: LowerPixels, entry_BF, left_pixel_BC, above):
+    """The head of the next pixel of the group."""
+    (_, from_left), _ = self.weights["lower_entry_left"]
+    (to_head,), bias = self.weights["head"]
+    last_BF = lower_stream(ops, entry_BF + left_pixel_BC @ from_left, above, self.network.depth)
+    return (nn.elu(last_BF) @ to_head + bias).astype(jnp.float32)
 
   def given_below(self, name, x_WBF):
     """What the inputs of a convolution of the lower stream give to the row below."""
@@ -347,6 +363,10 @@ class _Network:
       return {"upper": upper.next, "lower": lower.next}
 
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(first_row))
+
+
+def _stacked(lists):
+  return {name: jnp.stack(columns) for name, columns in lists.items()}
 
 
 def _updated(cache: Cache, new: Cache) -> Cache:

@@ -1,6 +1,7 @@
 """Where arrays live: batches are split over all devices, everything else is on each of them."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,6 +25,23 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
   return jax.tree.map(put_array, tree)
+
+
+def per_device(fn: Callable) -> Callable:
+  """`fn(state, *batch)` such that each device works on its part of the batch alone.
+
+  For loops whose length depends on the data: no device waits for another.
+  """
+  (batch, state) = data_parallel()
+  specs = (state.spec, batch.spec)
+
+  def split(tree, *batch_trees):
+    in_specs = (specs[0], *(specs[1],) * len(batch_trees))
+    # The loops start from constants, which the check would have to be told to be per device.
+    run = jax.shard_map(fn, mesh=batch.mesh, in_specs=in_specs, out_specs=specs[1], check_vma=False)
+    return run(tree, *batch_trees)
+
+  return split
 
 
 def put_batch(tree: Any) -> Any:

@@ -12,8 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inversion_jax import (
+  compilation,
+  data,
+  likelihoods,
+  placement,
+  representations,
+  storage,
+  training,
+)
 from inversion_jax import config as config_lib
-from inversion_jax import data, likelihoods, placement, representations, storage, training
 from inversion_jax.checkpoints import Checkpoints
 from inversion_jax.classifiers import Classifier
 from inversion_jax.errors import UserError
@@ -36,6 +44,11 @@ class Run:
 
   config: config_lib.ConfigDict
   folder: pathlib.Path
+
+  @classmethod
+  def load(cls, folder: pathlib.Path) -> "Run":
+    """The run in `folder`, with its own configuration."""
+    return cls(config_lib.restored(storage.read_json(folder / storage.CONFIG)), folder)
 
   def begin(self):
     """Claims the folder, or raises UserError if it belongs to another configuration."""
@@ -183,7 +196,7 @@ def initial_state(run: Run, stage: str) -> TrainState:
   represent = run.represent if stage == "inverter" else None
   z = represent(images_BHWC) if represent else None
   build = functools.partial(_build_state, run, stage)
-  state = training.jit_once(build)(images_BHWC, z)
+  state = compilation.jit_once(build)(images_BHWC, z)
   return placement.put(state, placement.data_parallel()[1])
 
 

@@ -1,7 +1,6 @@
 """One step and one loop, for every model: they do not know what they train."""
 
 import dataclasses
-import functools
 import math
 import zlib
 from collections.abc import Callable, Collection, Mapping
@@ -119,37 +118,6 @@ def train_step(
     "learning_rate": recipe.rate_at(state.step),
   }
   return TrainState(state.step + 1, params, ema_params, opt_state), metrics
-
-
-@functools.cache
-def compiler_options() -> dict[str, str] | None:
-  """XLA options for a training step.
-
-  On CPU most convolutions go to a library that runs these shapes at the speed of one core; keeping
-  it to matrix products made whole steps 12% faster. Other backends, and versions of XLA that lack
-  the option, get none.
-  """
-  options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-  if jax.default_backend() != "cpu":
-    return None
-  try:
-    jax.jit(lambda x: x + 1, compiler_options=options)(0.0)
-  except Exception as error:  # XLA has no narrower error for an option it does not know.
-    if "xla_cpu_experimental_ynn_fusion_type" not in str(error):
-      raise
-    return None
-  return options
-
-
-def jit_once(fn: Callable) -> Callable:
-  """Compiles what runs a single time: on CPU without optimising, which would take far longer."""
-  on_cpu = jax.default_backend() == "cpu"
-  return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0} if on_cpu else None)
-
-
-def jit_step(step_fn: Callable) -> Callable:
-  """Compiles `step_fn(state, batch)`; the old state's memory becomes the new one's."""
-  return jax.jit(step_fn, donate_argnums=0, compiler_options=compiler_options())
 
 
 def fit(

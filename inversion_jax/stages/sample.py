@@ -1,14 +1,18 @@
 """Draws images that the layer cannot tell from the originals, and writes `samples.npz`."""
 
-import functools
+import pathlib
+import shutil
 import time
 
-import jax
 import numpy as np
 
-from inversion_jax import placement, sampling, storage, training
+from inversion_jax import compilation, placement, sampling, storage, training
+from inversion_jax.errors import UserError
 from inversion_jax.progress import track
 from inversion_jax.runs import Run
+
+# Batches that are done wait here until all are: a killed job goes on from them.
+PARTS = "samples_unfinished"
 
 
 def sample(run: Run):
@@ -20,10 +24,13 @@ def sample(run: Run):
     return
   start = time.monotonic()
   test, section = run.data.test, run.config.sample
+  _check_given_rows(section.num_given_rows, test.images_NHWC.shape[1])
   num_images = min(section.num_images, len(test.images_NHWC))
   rows_M, sample_M = np.divmod(np.arange(num_images * section.num_samples), section.num_samples)
   draw = _draw_fn(run, run.restored("inverter", inverter_step).ema_params)
-  levels_MHWC = _in_batches(draw, rows_M, sample_M, placement.rounded_up(section.batch_size))
+  parts = _Parts(run.folder / PARTS, record)
+  batch_size = placement.rounded_up(section.batch_size)
+  levels_MHWC = _in_batches(draw, rows_M, sample_M, batch_size, parts)
   image_shape = test.images_NHWC.shape[1:]
   storage.write_npz(
     run.folder / storage.SAMPLES,
@@ -35,43 +42,85 @@ def sample(run: Run):
     },
   )
   run.note("sample", record | {"seconds": time.monotonic() - start})
+  parts.remove()
+
+
+def _check_given_rows(num_given_rows, height):
+  if num_given_rows >= height:
+    raise UserError(
+      f"sample.num_given_rows={num_given_rows} leaves nothing to draw: the images have {height} "
+      "rows."
+    )
+
+
+class _Parts:
+  """The batches of an unfinished job, each in a file named by its first sample."""
+
+  def __init__(self, folder: pathlib.Path, record: dict):
+    self.folder = folder
+    path = folder / "record.json"
+    if path.exists() and storage.read_json(path) != record:
+      self.remove()  # Of another job.
+    storage.write_json(path, record)
+
+  def _path(self, start):
+    return self.folder / f"{start:08d}.npz"
+
+  def load(self, start):
+    """The batch that begins with sample `start`, or None."""
+    path = self._path(start)
+    return storage.read_npz(path)["sample"] if path.exists() else None
+
+  def save(self, start, levels_BHWC):
+    """Keeps a batch."""
+    storage.write_npz(self._path(start), {"sample": levels_BHWC})
+
+  def remove(self):
+    """Forgets all."""
+    shutil.rmtree(self.folder)
 
 
 def _draw_fn(run, params):
   """`draw(rows_B, sample_B)` -> uint8 levels of one sample for each of these test images."""
   test, represent, inverter = run.data.test, run.represent, run.inverter()
-  root_key = training.key_for(run.root_key, "sample")
+  root_key, section = training.key_for(run.root_key, "sample"), run.config.sample
   size = test.images_NHWC.shape[1:3]
 
-  @functools.partial(jax.jit, out_shardings=placement.data_parallel()[1])
-  def draw_batch(params, z, index_B, sample_B):
+  @placement.per_device
+  def draw_batch(params, z, images_BHWC, index_B, sample_B):
     keys_B = sampling.sample_keys(root_key, index_B, sample_B)
-    contexts = inverter.apply({"params": params}, z, size, method="contexts")
+    model = inverter.bind({"params": params})
+    given_BRWC = images_BHWC[:, : section.num_given_rows] if section.num_given_rows else None
+    contexts = model.contexts(z, size)
+    return sampling.draw(
+      model, contexts, keys_B, size, sampler=section.sampler, given_BRWC=given_BRWC
+    )
 
-    def head_fn(levels_BHWC):
-      return inverter.apply({"params": params}, levels_BHWC, contexts, method="head")
-
-    return sampling.ancestral(head_fn, inverter.likelihood, keys_B, size)
+  # Every process gets the whole result.
+  draw_batch = compilation.jit_sampler(draw_batch, out_shardings=placement.data_parallel()[1])
 
   def draw(rows_B, sample_B):
     images_BHWC, index_B, sample_B = placement.put_batch(
       (test.images_NHWC[rows_B], test.index_N[rows_B], sample_B)
     )
     z = represent(images_BHWC) if represent else None
-    return np.asarray(draw_batch(params, z, index_B, sample_B), np.uint8)
+    return np.asarray(draw_batch(params, z, images_BHWC, index_B, sample_B), np.uint8)
 
   return draw
 
 
-def _in_batches(draw, rows_M, sample_M, batch_size):
+def _in_batches(draw, rows_M, sample_M, batch_size, parts):
   """Draws all samples in batches of one size, the last filled up."""
   num_samples = len(rows_M)
   batch_size = min(batch_size, placement.rounded_up(num_samples))
-  parts = []
+  drawn = []
   with track("sample", num_samples, unit="image") as shown:
     for start in range(0, num_samples, batch_size):
-      picked_B = np.minimum(np.arange(start, start + batch_size), num_samples - 1)
-      num_new = min(batch_size, num_samples - start)
-      parts.append(draw(rows_M[picked_B], sample_M[picked_B])[:num_new])
-      shown.update(num_new)
-  return np.concatenate(parts)
+      levels_BHWC = parts.load(start)
+      if levels_BHWC is None:
+        picked_B = np.minimum(np.arange(start, start + batch_size), num_samples - 1)
+        levels_BHWC = draw(rows_M[picked_B], sample_M[picked_B])
+        parts.save(start, levels_BHWC)
+      drawn.append(levels_BHWC[: num_samples - start])
+      shown.update(len(drawn[-1]))
+  return np.concatenate(drawn)

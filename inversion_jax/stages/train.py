@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import optax
 
-from inversion_jax import batches, placement, training
+from inversion_jax import batches, compilation, placement, training
 from inversion_jax.checkpoints import Checkpoints
 from inversion_jax.errors import UserError
 from inversion_jax.metrics import MetricsLog
@@ -116,7 +116,7 @@ def _train(run, stage, loss_fn, batch_fn, validate, num_images):
     state = session.begin(run)
     state = training.fit(
       state,
-      step_fn=training.jit_step(step_fn),
+      step_fn=compilation.jit_step(step_fn),
       batch_fn=lambda step: batch_fn(rows_fn(step)),
       recipe=recipe,
       start_nats=log.first("validation_nats_per_image"),
