@@ -204,6 +204,44 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(finished, monkeypatch):
   assert len(steps) == len(set(steps))
 
 
+def test_killed_sampling_goes_on_where_it_was(finished, tmp_path, monkeypatch):
+  shutil.copytree(finished.folder, tmp_path / "fc3")
+  run = Run(edited(finished.config, sample__batch_size=1), tmp_path / "fc3")
+  parts = []
+
+  def killed_at_the_third(path, arrays, write=storage.write_npz):
+    if len(parts) == 2:
+      raise KeyboardInterrupt
+    parts.append(path)
+    write(path, arrays)
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(storage, "write_npz", killed_at_the_third)
+    stages.sample(run)
+  load, loaded = storage.read_npz, []
+  monkeypatch.setattr(storage, "read_npz", lambda path: loaded.append(path.name) or load(path))
+  stages.sample(Run(run.config, run.folder))
+  assert len(parts) == 2
+  assert set(loaded) >= {path.name for path in parts}
+  resumed, straight = (load(r.folder / "samples.npz") for r in (run, finished))
+  np.testing.assert_array_equal(resumed["sample"], straight["sample"])
+  assert not parts[0].parent.exists()
+
+
+def test_the_samplers_of_a_run_agree_and_complete_its_images(finished, tmp_path):
+  shutil.copytree(finished.folder, tmp_path / "fc3")
+  expected = storage.read_npz(finished.folder / "samples.npz")["sample"]
+  for sampler in ("ancestral", "fixed_point"):
+    stages.sample(Run(edited(finished.config, sample__sampler=sampler), tmp_path / "fc3"))
+    drawn = storage.read_npz(tmp_path / "fc3" / "samples.npz")["sample"]
+    np.testing.assert_array_equal(drawn, expected)
+  stages.sample(Run(edited(finished.config, sample__num_given_rows=3), tmp_path / "fc3"))
+  samples = storage.read_npz(tmp_path / "fc3" / "samples.npz")
+  np.testing.assert_array_equal(samples["sample"][:, 0, :3], samples["original"][:, :3])
+  with pytest.raises(UserError, match="leaves nothing to draw"):
+    stages.sample(Run(edited(finished.config, sample__num_given_rows=8), tmp_path / "fc3"))
+
+
 def test_a_longer_run_goes_on_and_is_evaluated_again(finished, tmp_path):
   folder = tmp_path / "longer"
   shutil.copytree(finished.folder, folder)

@@ -3,9 +3,12 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 
-from inversion_jax import likelihoods, sampling
+from inversion_jax import compilation, likelihoods, sampling
+from inversion_jax.errors import UserError
+from inversion_jax.inverters import Inverter
 
 CATEGORICAL = likelihoods.Categorical(num_levels=2)
 
@@ -67,3 +70,115 @@ def test_the_network_sees_rounded_levels_alone():
   assert len(seen) == 4
   assert all(np.issubdtype(levels.dtype, np.integer) for levels in seen)
   assert (drawn.min() >= 0) & (drawn.max() <= 255)
+
+
+class Drawn:
+  """A small inverter with random parameters, and what is drawn from it."""
+
+  def __init__(self, size, num_channels=1, z_shape=None, num_images=3, **fields):
+    likelihood = likelihoods.make(
+      "auto", num_levels=17, num_channels=num_channels, num_components=2, min_log_scale=-7.0
+    )
+    fields = {"num_filters": 4, "num_blocks": 1} | fields
+    self.inverter, self.size, self.num_images = Inverter(likelihood, **fields), size, num_images
+    rng = np.random.default_rng(0)
+    images = jnp.zeros((num_images, *size, num_channels), jnp.int32)
+    z = None if z_shape is None else rng.normal(size=(num_images, *z_shape)).astype(np.float32)
+    shapes = jax.eval_shape(self.inverter.init, jax.random.key(0), images, z)["params"]
+    draw = lambda leaf: jnp.float32(rng.normal(0.0, 0.8, leaf.shape))  # noqa: E731
+    self.params, self.z = jax.tree.map(draw, shapes), z
+
+  def run(self, fn, *args):
+    def bound(params, z, *args):
+      model = self.inverter.bind({"params": params})
+      return fn(model, model.contexts(z, self.size), *args)
+
+    return np.asarray(compilation.jit_sampler(bound)(self.params, self.z, *args))
+
+  def images(self, sampler, given=None):
+    def draw(model, contexts, *given):
+      given_BRWC = given[0] if given else None
+      return sampling.draw(
+        model, contexts, keys(self.num_images), self.size, sampler=sampler, given_BRWC=given_BRWC
+      )
+
+    return self.run(draw, *(() if given is None else (given,)))
+
+  def heads(self, levels, cached):
+    def compute(model, contexts, levels):
+      if not cached:
+        return model.head(levels, contexts)
+      rows = levels.transpose(1, 2, 0, 3)
+      draw = lambda head_BF, levels_BC: (levels_BC, head_BF)  # noqa: E731
+      heads = model.raster(contexts, draw, rows.__getitem__, self.size, len(levels))
+      return heads.transpose(2, 0, 1, 3)
+
+    return self.run(compute, levels)
+
+
+@pytest.mark.parametrize(
+  ("size", "num_channels", "z_shape", "fields"),
+  [
+    ((8, 8), 1, (5,), {"num_scales": 2}),
+    ((28, 28), 1, (4, 4, 3), {}),
+    ((32, 32), 3, (5,), {}),
+    ((40, 40), 1, None, {}),
+    ((7, 9), 3, (3, 3, 4), {"context": "encoder", "num_blocks": 2}),
+    ((5, 6), 1, (3,), {"num_scales": 1}),
+  ],
+)
+def test_heads_pixel_by_pixel_are_those_of_the_whole_network(size, num_channels, z_shape, fields):
+  drawn = Drawn(size, num_channels, z_shape, **fields)
+  levels = np.random.default_rng(1).integers(0, 17, (3, *size, num_channels)).astype(np.int32)
+  whole = drawn.heads(levels, cached=False)
+  # The heads of random parameters reach 100: 1e-5 of the largest is rounding.
+  np.testing.assert_allclose(
+    drawn.heads(levels, cached=True), whole, atol=1e-5 * max(1.0, np.abs(whole).max())
+  )
+
+
+@pytest.mark.parametrize("sampler", ["cached", "fixed_point"])
+@pytest.mark.parametrize(
+  ("num_channels", "z_shape"), [(1, (5,)), (3, (3, 3, 4)), (1, None)], ids=str
+)
+def test_all_samplers_draw_the_same_images(sampler, num_channels, z_shape):
+  drawn = Drawn((6, 5), num_channels, z_shape, num_images=7)
+  ancestral = drawn.images("ancestral")
+  assert ancestral.std() > 1
+  np.testing.assert_array_equal(drawn.images(sampler), ancestral)
+
+
+@pytest.mark.parametrize("sampler", sampling.SAMPLERS)
+def test_an_image_is_completed_from_its_own_first_rows(sampler):
+  drawn = Drawn((6, 5), 3, num_images=2)
+  images = drawn.images("ancestral")
+  np.testing.assert_array_equal(drawn.images(sampler, images[:, :2]), images)
+  other = (images[:, :2] + 8) % 17
+  completed = drawn.images(sampler, other)
+  np.testing.assert_array_equal(completed[:, :2], other)
+  assert (completed[:, 2:] != images[:, 2:]).any()
+
+
+def test_fixed_points_are_found_in_the_fewest_passes_and_images_make_room():
+  passes = []
+
+  def head_fn(levels_SHWC, image_S):
+    jax.debug.callback(lambda image_S: passes.append(image_S.tolist()), image_S)
+    return past_sum_head(levels_SHWC) * jnp.where(image_S % 2, 0.0, 1.0)[:, None, None, None]
+
+  drawn = sampling.fixed_point(head_fn, CATEGORICAL, keys(5), (4, 4), num_slots=2)
+  jax.effects_barrier()
+  expected = sampling.ancestral(
+    lambda levels: past_sum_head(levels) * jnp.array([1.0, 0, 1, 0, 1])[:, None, None, None],
+    *(CATEGORICAL, keys(5), (4, 4)),
+  )
+  np.testing.assert_array_equal(drawn, expected)
+  # Images 1 and 3 do not depend on the past: one pass draws them, one finds nothing to change.
+  counts = np.bincount(np.concatenate(passes))
+  assert counts[1] == counts[3] == 2
+  assert all(2 <= count <= 17 for count in counts[:5])
+
+
+def test_an_unknown_sampler_is_named():
+  with pytest.raises(UserError, match="sampler='fast' is not known"):
+    sampling.draw(None, None, keys(1), (2, 2), sampler="fast")

@@ -154,6 +154,9 @@ def _samples(run: Run) -> Html:
     " varies among them, the model cannot read from that layer"
   )
   caption = f"Each row: one test image, then {drawn}. Enlarged without smoothing."
+  num_given_rows = run.config["sample"].get("num_given_rows", 0)
+  if num_given_rows:
+    caption += f" The first {num_given_rows} rows of each are the test image's, the rest is drawn."
   if "reconstruction" in run.samples:
     caption += " MSE: the single image with the least expected squared error."
   num_images = len(run.samples["original"])
