@@ -215,11 +215,17 @@ def test_killed_sampling_goes_on_where_it_was(finished, tmp_path, monkeypatch):
     parts.append(path)
     write(path, arrays)
 
-  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+  with monkeypatch.context() as patch:
     patch.setattr(storage, "write_npz", killed_at_the_third)
-    stages.sample(run)
+    with pytest.raises(KeyboardInterrupt):
+      stages.sample(run)
   load, loaded = storage.read_npz, []
-  monkeypatch.setattr(storage, "read_npz", lambda path: loaded.append(path.name) or load(path))
+
+  def noted(path):
+    loaded.append(path.name)
+    return load(path)
+
+  monkeypatch.setattr(storage, "read_npz", noted)
   stages.sample(Run(run.config, run.folder))
   assert len(parts) == 2
   assert set(loaded) >= {path.name for path in parts}

@@ -85,7 +85,7 @@ class Drawn:
     images = jnp.zeros((num_images, *size, num_channels), jnp.int32)
     z = None if z_shape is None else rng.normal(size=(num_images, *z_shape)).astype(np.float32)
     shapes = jax.eval_shape(self.inverter.init, jax.random.key(0), images, z)["params"]
-    draw = lambda leaf: jnp.float32(rng.normal(0.0, 0.8, leaf.shape))  # noqa: E731
+    draw = lambda leaf: jnp.float32(rng.normal(0.0, 0.6, leaf.shape))  # noqa: E731
     self.params, self.z = jax.tree.map(draw, shapes), z
 
   def run(self, fn, *args):
@@ -148,7 +148,7 @@ def test_all_samplers_draw_the_same_images(sampler, num_channels, z_shape):
   np.testing.assert_array_equal(drawn.images(sampler), ancestral)
 
 
-@pytest.mark.parametrize("sampler", sampling.SAMPLERS)
+@pytest.mark.parametrize("sampler", ["ancestral", "cached", "fixed_point"])
 def test_an_image_is_completed_from_its_own_first_rows(sampler):
   drawn = Drawn((6, 5), 3, num_images=2)
   images = drawn.images("ancestral")
@@ -181,4 +181,4 @@ def test_fixed_points_are_found_in_the_fewest_passes_and_images_make_room():
 
 def test_an_unknown_sampler_is_named():
   with pytest.raises(UserError, match="sampler='fast' is not known"):
-    sampling.draw(None, None, keys(1), (2, 2), sampler="fast")
+    Drawn((2, 2)).images("fast")
