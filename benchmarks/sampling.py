@@ -17,7 +17,8 @@ How the figures are made:
 - `agreement` is the fraction of sub-pixels that the ancestral loop and the cached sampler have in
   common. Where the loop did not run in full it is the fraction that one pass of the whole network
   over the cached images draws again: 1.0 there too means that the loop gives the same images.
-- `max_head_difference` is over the heads of all pixels of the cached sampler's images.
+- `max_head_difference` is over the heads of all pixels of the cached sampler's images, of which
+  the largest output is `max_head_magnitude`.
 - `compile_seconds` (tracing included) and `peak_memory_bytes` (arguments, results, temporaries)
   are those of the cached sampler's program.
 """
@@ -156,7 +157,7 @@ def compare(subject: Subject) -> dict:
   for name in ("cached", "fixed_point") if FLAGS.fixed_point else ("cached",):
     result[f"{name}_over_ancestral"] = result[f"{name}_images_per_second"] / ancestral_rate
   return result | {
-    "max_head_difference": head_difference(subject, levels_BHWC),
+    **head_difference(subject, levels_BHWC),
     "compile_seconds": compile_seconds,
     "peak_memory_bytes": peak_memory_bytes,
   }
@@ -193,8 +194,8 @@ def ancestral(subject: Subject, levels_BHWC) -> dict:
   }
 
 
-def head_difference(subject: Subject, levels_BHWC) -> float:
-  """The largest difference of any head output between the cached path and the whole network."""
+def head_difference(subject: Subject, levels_BHWC) -> dict:
+  """How far any head output of the cached path is from the whole network's, and how large it is."""
 
   def difference(model, contexts, keys_B, levels_BHWC):
     rows = levels_BHWC.transpose(1, 2, 0, 3)
@@ -205,9 +206,11 @@ def head_difference(subject: Subject, levels_BHWC) -> float:
       subject.size,
       len(keys_B),
     )
-    return jnp.abs(heads.transpose(2, 0, 1, 3) - model.head(levels_BHWC, contexts)).max()
+    whole = model.head(levels_BHWC, contexts)
+    return jnp.abs(heads.transpose(2, 0, 1, 3) - whole).max(), jnp.abs(whole).max()
 
-  return float(subject.compiled(difference, levels_BHWC)[0](levels_BHWC))
+  largest, magnitude = subject.compiled(difference, levels_BHWC)[0](levels_BHWC)
+  return {"max_head_difference": float(largest), "max_head_magnitude": float(magnitude)}
 
 
 def growth() -> dict:
