@@ -241,7 +241,7 @@ class LowerPixels(Ops):
     halve = f"lower_halve{scale}"
     if scale + 1 >= self.row.num_active:
       self.inputs[halve].append(x)
-      return self.above_doubled[scale][len(self.inputs[halve]) - 1]
+      return self.above_doubled[scale][0]  # At this resolution the group is a single pixel.
     to_right, own = jnp.split(self.row.weights[halve].products[1], 2, axis=-1)
     if scale in self.pending:
       self.left[halve] = x @ to_right
