@@ -32,10 +32,15 @@ LADDER = [
   "evaluation",
   "sampling",
   "information",
+  "channels",
+  "densities",
+  "estimators",
+  "exact",
   "config",
   "runs",
   "report",
   "stages",
+  "compare",
   "main",
 ]
 MODELS = LADDER[LADDER.index("classifiers") : LADDER.index("training")]
