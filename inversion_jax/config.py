@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 import ml_collections
 from ml_collections import ConfigDict
 
-from inversion_jax import classifiers, contexts, datasets, likelihoods, sampling, training
+from inversion_jax import (
+  classifiers,
+  contexts,
+  datasets,
+  likelihoods,
+  representations,
+  sampling,
+  training,
+)
 from inversion_jax.errors import UserError
 
 # Fields that only say how long, how often or where: a later run of a folder may change them.
@@ -60,6 +68,7 @@ def default() -> ConfigDict:
     {
       "layer": "conv2",  # "" is no layer: the unconditional model p(x)
       "step": BEST_STEP,  # of the classifier: one of its snapshot_steps, or -1, its best
+      "control": "",  # of the checks: "shuffled", "permuted", "pixels" or "top_rows" in place of h
     }
   )
   config.inverter = _recipe()
@@ -251,6 +260,8 @@ def check(config: ConfigDict) -> ConfigDict:
     contexts.RESIZE_METHODS,
   )
   _one_of("inverter.likelihood.name", config.inverter.likelihood.name, likelihoods.NAMES)
+  control = config.representation.control
+  _one_of("representation.control", control, representations.CONTROLS)
   _one_of("sample.sampler", config.sample.sampler, sampling.SAMPLERS)
   _one_of("data.name", config.data.name, datasets.names())
   for section in ("classifier", "inverter"):

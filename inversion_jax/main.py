@@ -31,7 +31,11 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of the run. Default: runs/<name of the config file>[_<variant>]."
 )
-_STAGES = flags.DEFINE_list("stages", list(stages.STAGES), "Stages to run, in this order.")
+_STAGES = flags.DEFINE_list(
+  "stages",
+  list(stages.DEFAULT),
+  "Stages to run, in this order. Besides these there is checks: controls with a known answer.",
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "Join the other processes of a cluster (jax.distributed.initialize)."
 )

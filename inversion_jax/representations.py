@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt8
 
@@ -49,6 +50,37 @@ def fit_standardiser(
   return Standardiser(
     mean_Z.astype(np.float32), np.where(is_alive_Z, std_Z, 1.0).astype(np.float32)
   )
+
+
+# What can stand in for h, to test an inverter where the answer is known.
+CONTROLS = ("", "shuffled", "permuted", "pixels", "top_rows")
+
+
+def controlled(encode_fn: EncodeFn, control: str) -> EncodeFn:
+  """`encode_fn`, or what a control puts in its place.
+
+  - "": nothing;
+  - "shuffled": h of another image, the one before it in the batch: knows nothing of x;
+  - "permuted": the units in another order: knows as much as h;
+  - "pixels": x itself: knows everything;
+  - "top_rows": the upper half of x, and a channel that marks it: knows what a causal model of the
+    lower half has seen anyway.
+  """
+
+  def encode(levels_BHWC):
+    if control == "shuffled":
+      return jnp.roll(encode_fn(levels_BHWC), 1, axis=0)
+    if control == "permuted":
+      return encode_fn(levels_BHWC)[..., ::-1]
+    pixels = jnp.asarray(levels_BHWC, jnp.float32)
+    if control == "pixels":
+      return pixels
+    height = pixels.shape[1]
+    is_top = (jnp.arange(height) < height // 2).astype(jnp.float32)[:, None, None]
+    is_top = jnp.broadcast_to(is_top, (*pixels.shape[:3], 1))
+    return jnp.concatenate([pixels * is_top, is_top], axis=-1)
+
+  return encode if control else encode_fn
 
 
 def layer_encoder(layers_fn: Callable[[Shaped[Array, "B H W C"]], dict], layer: str) -> EncodeFn:

@@ -152,9 +152,10 @@ class Run:
     """The encoder of this run's layer, before standardisation."""
     classifier = self.classifier()
     params = self.restored("classifier", self.classifier_step()).ema_params
-    return representations.layer_encoder(
+    encode_fn = representations.layer_encoder(
       functools.partial(classifier.apply, {"params": params}), self.layer
     )
+    return representations.controlled(encode_fn, self.config.representation.control)
 
   @functools.cached_property
   def represent(self):
@@ -205,7 +206,9 @@ def state_shape(run: Run, stage: str) -> TrainState:
   images_BHWC, z = run.data.train.images_NHWC[:1], None
   if stage == "inverter" and run.layer:
     init = functools.partial(run.classifier().init_with_output, jax.random.key(0))
-    z = jax.eval_shape(init, images_BHWC)[0][run.layer]
+    control = run.config.representation.control
+    encode_fn = representations.controlled(lambda x: init(x)[0][run.layer], control)
+    z = jax.eval_shape(encode_fn, images_BHWC)
   shapes = jax.eval_shape(functools.partial(_build_state, run, stage), images_BHWC, z)
   _, replicated = placement.data_parallel()
   return jax.tree.map(
@@ -226,9 +229,10 @@ def _build_state(run, stage, images_BHWC, z):
 
 
 def share_classifier(run: Run) -> bool:
-  """Copies the finished classifier of a run beside this one, if there is one that is the same."""
+  """Copies the finished classifier of a run beside or above this one, if one is the same."""
   identity = config_lib.classifier_identity(run.config)
-  for sibling in sorted(run.folder.absolute().parent.glob(f"*/{PROGRESS}")):
+  parent = run.folder.absolute().parent
+  for sibling in (*sorted(parent.glob(f"*/{PROGRESS}")), *parent.parent.glob(PROGRESS)):
     other = sibling.parent
     record = storage.read_json(sibling).get("classifier")
     if record is None or other == run.folder.absolute():

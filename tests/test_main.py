@@ -41,7 +41,7 @@ def smaller(config):
   return config
 
 
-def run_stages(config, folder, names=tuple(stages.STAGES)):
+def run_stages(config, folder, names=stages.DEFAULT):
   run = Run(config_lib.check(config), folder)
   run.begin()
   for name in names:
@@ -150,8 +150,8 @@ def test_a_finished_run_is_left_alone(finished, monkeypatch):
   monkeypatch.setattr(training, "fit", None)
   again = Run(finished.config, finished.folder)
   again.begin()
-  for stage in stages.STAGES.values():
-    stage(again)
+  for stage in stages.DEFAULT:
+    stages.STAGES[stage](again)
   assert (finished.folder / "nats.npz").stat().st_mtime_ns == before
 
 
@@ -248,6 +248,20 @@ def test_the_samplers_of_a_run_agree_and_complete_its_images(finished, tmp_path)
     stages.sample(Run(edited(finished.config, sample__num_given_rows=8), tmp_path / "fc3"))
 
 
+def test_checks_name_what_an_untrained_inverter_cannot_do(finished, tmp_path):
+  shutil.copytree(finished.folder, tmp_path / "fc3")
+  run = Run(edited(finished.config, inverter__num_steps=6), tmp_path / "fc3")
+  with pytest.raises(UserError, match=r"of 5 checks failed: .*copy.*should not be used"):
+    stages.STAGES["checks"](run)
+  rows = {row["check"]: row for row in storage.read_json(run.folder / "checks.json")}
+  assert len(rows) == 5
+  assert rows["shuffled h, scored"]["passes"]
+  assert not rows["copy"]["passes"]
+  # The controls are trained on the classifier of the run itself.
+  notes = storage.read_json(run.folder / "checks" / "shuffled" / "stages.json")
+  assert notes["classifier"]["copied_from"] == "fc3"
+
+
 def test_a_longer_run_goes_on_and_is_evaluated_again(finished, tmp_path):
   folder = tmp_path / "longer"
   shutil.copytree(finished.folder, folder)
@@ -272,8 +286,8 @@ def test_an_inverter_is_not_scored_with_another_classifier(finished, tmp_path):
 def test_the_layers_of_one_network_are_compared(finished):
   run = sibling(finished, "conv1", "conv1")
   run.begin()
-  for stage in stages.STAGES.values():
-    stage(run)
+  for stage in stages.DEFAULT:
+    stages.STAGES[stage](run)
   report.write_comparison(finished.folder.parent, [run.folder, finished.folder])
   rows = storage.read_json(finished.folder.parent / "comparison.json")
   assert [row["layer"] for row in rows] == ["conv1", "fc3"]

@@ -2,6 +2,7 @@
 
 from inversion_jax import report
 from inversion_jax.runs import Run
+from inversion_jax.stages.checks import run_checks
 from inversion_jax.stages.evaluate import evaluate
 from inversion_jax.stages.sample import sample
 from inversion_jax.stages.train import train_classifier, train_inverter
@@ -18,4 +19,7 @@ STAGES = {
   "evaluate": evaluate,
   "sample": sample,
   "report": write_report,
+  "checks": run_checks,
 }
+# The checks train six further inverters: only for those who ask.
+DEFAULT = tuple(name for name in STAGES if name != "checks")

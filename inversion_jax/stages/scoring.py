@@ -34,12 +34,15 @@ def classifier_scorer(run: Run) -> Callable:
 
 # Kept for the run at hand, so that validation and evaluation share what was compiled.
 @functools.lru_cache(maxsize=1)
-def inverter_scorer(run: Run) -> Callable:
-  """`score(list of params, split)` -> for each params, nats_N = -log p(x | h), float64."""
+def inverter_scorer(run: Run, first_row: int = 0) -> Callable:
+  """`score(list of params, split)` -> for each params, nats_N = -log p(x | h), float64.
+
+  With `first_row` the nats of the pixels from that row on alone.
+  """
   inverter, represent = run.inverter(), run.represent
 
   def score_batch(params, images_BHWC, z):
-    return -inverter.apply({"params": params}, images_BHWC, z).sum((1, 2))
+    return -inverter.apply({"params": params}, images_BHWC, z)[:, first_row:].sum((1, 2))
 
   score_batch = _jit_gathered(score_batch)
 

@@ -1,0 +1,157 @@
+"""Questions whose answer is known, asked of a run: an inverter that fails one cannot be believed.
+
+Each control is an ordinary run under `checks/`, trained like the run itself with something else in
+the place of h.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from inversion_jax import config as config_lib
+from inversion_jax import information, representations, storage
+from inversion_jax.errors import UserError
+from inversion_jax.information import Estimate
+from inversion_jax.progress import say
+from inversion_jax.runs import Run
+from inversion_jax.stages import scoring
+from inversion_jax.stages.evaluate import evaluate
+from inversion_jax.stages.train import train_classifier, train_inverter
+
+CHECKS = "checks.json"
+FOLDER = "checks"
+PRIOR = "prior"
+# Two trainings of one model end this far apart, as a fraction of the unconditional nats; an
+# interval over test images does not see it.
+TRAINING_TOLERANCE = 0.02
+# With x itself as h, what may be left of the unconditional nats.
+COPY_TOLERANCE = 0.25
+
+
+class Check(NamedTuple):
+  """One question: `difference` in nats per image lies between `least` and `most`, or fails.
+
+  Positive differences say that the run recovers more than what it is compared with. The interval
+  at 95% of the difference must overlap [least, most].
+  """
+
+  name: str
+  question: str
+  difference: Estimate
+  least: float
+  most: float
+
+  @property
+  def passes(self) -> bool:
+    """Whether the answer is the known one."""
+    low, high = self.difference.interval()
+    return low <= self.most and high >= self.least
+
+
+def run_checks(run: Run):
+  """Trains the controls, writes `checks.json`, and raises UserError if a check fails.
+
+  Takes about six times as long as training the run.
+  """
+  if not run.layer or run.config.representation.control:
+    raise UserError("The checks stage is for a run that inverts a layer; this one has none.")
+  run.finished("evaluate")
+  controls = {name: _control(run, name) for name in (PRIOR, *representations.CONTROLS[1:])}
+  checks = _checks(run, controls)
+  rows = [_as_json(check) for check in checks]
+  storage.write_json(run.folder / CHECKS, rows)
+  for check in checks:
+    low, high = check.difference.interval()
+    say(
+      "check %s: %s; %s (%.3g nats, 95%% interval %.3g to %.3g, admitted %.3g to %.3g)",
+      *(check.name, "passed" if check.passes else "FAILED", check.question),
+      *(check.difference.mean, low, high, check.least, check.most),
+    )
+  failed = [check.name for check in checks if not check.passes]
+  if failed:
+    raise UserError(
+      f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}; see "
+      f"{run.folder / CHECKS}. Numbers of this run should not be used."
+    )
+
+
+def _control(run: Run, name: str) -> Run:
+  """The trained and evaluated run of one control."""
+  config = run.config.copy_and_resolve_references()
+  with config.unlocked():
+    if name == PRIOR:
+      config.representation.layer = config_lib.NO_LAYER
+    else:
+      config.representation.control = name
+  control = Run(config, run.folder / FOLDER / name)
+  control.begin()
+  for stage in (train_classifier, train_inverter, evaluate):
+    say("%s: %s", control.folder, stage.__name__)
+    stage(control)
+  return control
+
+
+def _checks(run, controls) -> list[Check]:
+  test, sources = run.data.test, run.data.test.source_N
+  nats = {name: _nats(control, controls[name]) for name, control in controls.items()}
+  nats["run"] = _nats(run, run)
+  nats["shuffled_scored"] = _nats(run, controls["shuffled"])
+  first_row = test.images_NHWC.shape[1] // 2
+  tail = {name: _nats(controls[name], controls[name], first_row) for name in (PRIOR, "top_rows")}
+  prior_nats = float(nats[PRIOR].mean())
+  tolerance = TRAINING_TOLERANCE * prior_nats
+
+  def gain(of_nats_N, over_nats_N):
+    return information.paired_difference(over_nats_N, of_nats_N, sources)
+
+  copied = information.mean_with_error(-nats["pixels"], sources)
+  return [
+    Check(
+      "shuffled h, scored",
+      "h of other images must not help more than no h",
+      *(gain(nats["shuffled_scored"], nats[PRIOR]), -np.inf, 0.0),
+    ),
+    Check(
+      "shuffled h, trained",
+      "trained on h of other images, the model must end at the unconditional nats",
+      *(gain(nats["shuffled"], nats[PRIOR]), -tolerance, tolerance),
+    ),
+    Check(
+      "copy",
+      "with x itself as h the nats must fall towards zero",
+      *(copied, -COPY_TOLERANCE * prior_nats, 0.0),
+    ),
+    Check(
+      "top rows",
+      "the upper rows as h must leave the unconditional nats of the lower rows",
+      *(gain(tail["top_rows"], tail[PRIOR]), -tolerance, tolerance),
+    ),
+    Check(
+      "permuted h",
+      "the units of h in another order must change nothing",
+      *(gain(nats["permuted"], nats["run"]), -tolerance, tolerance),
+    ),
+  ]
+
+
+def _nats(model_of: Run, h_of: Run, first_row: int = 0):
+  """-log p(x | h) of each test image: the inverter of one run, given the h of another."""
+  step = model_of.finished("inverter")["best_step"]
+  params = model_of.restored("inverter", step).ema_params
+  (nats_N,) = scoring.inverter_scorer(h_of, first_row)([params], model_of.data.test, "check")
+  return nats_N
+
+
+def _as_json(check):
+  low, high = check.difference.interval()
+  return {
+    "check": check.name,
+    "question": check.question,
+    "passes": check.passes,
+    "difference_nats": check.difference.mean,
+    "standard_error": check.difference.standard_error,
+    "low": low,
+    "high": high,
+    "least": None if np.isinf(check.least) else check.least,
+    "most": check.most,
+  }
