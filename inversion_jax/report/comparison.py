@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 
 from inversion_jax import information, storage
-from inversion_jax.report import figures, page, pictures
+from inversion_jax.report import figures, page, pairs, pictures
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.rows import (
   Comparison,
   compare,
   comparison_rows,
   exceptions,
+  information_estimate,
   is_one_network,
-  nce_gain,
+  marginal_place,
 )
 from inversion_jax.report.runs import Run, read_run
 from inversion_jax.report.single import row_names
@@ -34,12 +35,15 @@ _DASH = "\N{EM DASH}"
 
 
 def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path]) -> None:
-  """Writes `comparison.json`, `comparison.csv`, `figures/` and `report.html` into `parent_dir`.
+  """Writes tables, `figures/` and `report.html` into `parent_dir`.
+
+  `comparison.json` and `comparison.csv` hold one row a run, `differences.csv` one a pair of them.
 
   Args:
     parent_dir: where the comparison goes, usually the folder above the runs.
     run_dirs: evaluated runs of one test set, from the input of the network to its output. Runs of
-      the unconditional model may stand anywhere and are shown last.
+      the unconditional model may stand anywhere and are shown last; runs that differ only in
+      their seed are one row.
 
   Raises:
     UserError: a run lacks its results, or the runs were evaluated on different test images.
@@ -48,6 +52,7 @@ def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path])
   rows = comparison_rows(comparison, parent_dir)
   storage.write_json(parent_dir / JSON, rows)
   storage.write_text(parent_dir / CSV, _csv(rows))
+  pairs.write_differences(comparison, parent_dir)
   parts = [
     _opening(comparison),
     _main_table(comparison, rows, parent_dir),
@@ -55,6 +60,8 @@ def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path])
     _honest_words(comparison),
     _samples(comparison, parent_dir),
     _nce_figure(comparison, rows, parent_dir),
+    pairs.section(comparison, parent_dir),
+    _absolute(comparison),
     _other_numbers(comparison, rows),
   ]
   title = f"What each layer knows of {comparison.runs[0].summary['dataset']} images"
@@ -84,7 +91,7 @@ def _main_table(comparison: Comparison, rows: Sequence[dict], parent_dir: pathli
   header = [
     "layer",
     "NCE, nats per image",
-    "relative to conv1",
+    "95% interval",
     "bits per sub-pixel",
     "change from the row above, nats",
     "verdict at 95%",
@@ -92,19 +99,23 @@ def _main_table(comparison: Comparison, rows: Sequence[dict], parent_dir: pathli
   if comparison.unconditional:
     header.append("gain over p(x), nats (estimate)")
   cells = []
-  for run, name, row in zip(comparison.runs, comparison.names, rows, strict=True):
+  for entry, name, row in zip(comparison.rows, comparison.names, rows, strict=True):
+    seeds = f" ({len(entry.runs)} seeds)" if len(entry.runs) > 1 else ""
     cells.append(
       [
-        _linked(run, name, parent_dir),
+        element("span", _linked(entry.first, name, parent_dir), seeds),
         _estimate(row, "nce_nats"),
-        _maybe(row["nce_relative_to_conv1"], 3),
+        page.interval(entry.nce),
         number(row["bits_per_dim"], 4),
         _estimate(row, "nce_minus_previous_nats"),
         row["verdict_against_previous"] or _DASH,
         _estimate(row, "information_estimate_nats"),
       ][: len(header)]
     )
-  legend = "± is one standard error over test images; changes and gains are paired image by image."
+  legend = (
+    f"± is one standard error over {_error_covers(comparison)}; changes and gains are paired image"
+    " by image. Verdicts allow for all pairs of rows looked at."
+  )
   return Html(page.table(header, cells) + element("p", legend, class_="legend"))
 
 
@@ -131,15 +142,17 @@ def _order(comparison: Comparison) -> Html:
   paragraphs = []
   found = []
   if len(layers) > 1 and is_one_network(layers):
-    found = exceptions(layers)
-    paragraphs.append(element("p", *_order_words(layers, found)))
+    found = exceptions(comparison)
+    paragraphs.append(element("p", *_order_words(comparison, found)))
   elif len(layers) > 1:
     paragraphs.append(
       element(
         "p", "These are not different layers of one network, so no order is expected of them."
       )
     )
-  losers = [run.layer for run in layers if _loses_to_marginal(run, comparison)]
+  losers = [
+    layer.layer for place, layer in enumerate(layers) if _loses_to_marginal(place, comparison)
+  ]
   if losers:
     paragraphs.append(
       element(
@@ -153,13 +166,14 @@ def _order(comparison: Comparison) -> Html:
   return element("div", *paragraphs, class_="note warning" if found or losers else "note")
 
 
-def _loses_to_marginal(run: Run, comparison: Comparison) -> bool:
+def _loses_to_marginal(place: int, comparison: Comparison) -> bool:
   return bool(comparison.unconditional) and (
-    information.verdict(nce_gain(comparison.unconditional[0], run)) == "lower"
+    comparison.difference(place, marginal_place(comparison)).verdict == "lower"
   )
 
 
-def _order_words(layers: Sequence[Run], found) -> list[Any]:
+def _order_words(comparison: Comparison, found) -> list[Any]:
+  layers = comparison.layers
   order = f"Expected order {' > '.join(run.layer for run in layers)}: "
   if found:
     pairs = "; ".join(
@@ -175,8 +189,8 @@ def _order_words(layers: Sequence[Run], found) -> list[Any]:
     ]
   unresolved = [
     f"{first.layer} and {second.layer}"
-    for first, second in itertools.pairwise(layers)
-    if information.verdict(nce_gain(first, second)) == "not resolved"
+    for place, (first, second) in enumerate(itertools.pairwise(layers))
+    if comparison.difference(place + 1, place).verdict == "not resolved"
   ]
   if unresolved:
     return [
@@ -202,8 +216,43 @@ def _honest_words(comparison: Comparison) -> Html:
     if comparison.unconditional
     else ""
   )
-  spread = f"{marginal}Errors cover the choice of test images, not the seed of the training."
+  spread = f"{marginal}Errors cover the choice of {_error_covers(comparison)}."
   return element("div", bound, element("p", spread), class_="note")
+
+
+def _error_covers(comparison: Comparison) -> str:
+  """What the errors of all rows include, in words."""
+  several = [len(row.runs) > 1 for row in comparison.rows]
+  if all(several):
+    return "test images and the seed of the training"
+  if any(several):
+    return "test images, and the seed of the training only in rows of several seeds"
+  return "test images, not the seed of the training"
+
+
+def _absolute(comparison: Comparison) -> Html:
+  """H(x) and I(x; h) in nats, as the estimates that they are."""
+  if not comparison.unconditional or not comparison.layers:
+    return Html("")
+  marginal = comparison.rows[marginal_place(comparison)].nce
+  entropy = marginal._replace(mean=-marginal.mean)
+  cells = [("H(x)", "upper bound", page.with_error(entropy), page.interval(entropy), _DASH)]
+  for place in range(len(comparison.layers)):
+    estimate = information_estimate(comparison, place)
+    share = f"{number(100 * estimate.mean / entropy.mean, 1)}%" if entropy.mean > 0 else _DASH
+    name = f"I(x; h), {comparison.names[place]}"
+    cells.append((name, "estimate", page.with_error(estimate), page.interval(estimate), share))
+  words = (
+    "H(x) is estimated by the codelength of p(x), which is at least H(x), and H(x | h) by that of"
+    " p(x | h), which is at least H(x | h). I(x; h) is H(x) less H(x | h); the difference of these"
+    " upper bounds may be above or below it, so it is an estimate, neither an upper nor a lower"
+    f" bound. Intervals cover {_error_covers(comparison)}, not how far the models are from the"
+    " truth."
+  )
+  header = ("quantity", "what the number is", "nats per image", "95% interval", "part of H(x)")
+  return page.section(
+    "Absolute estimates", page.table(header, cells, num_names=2), element("p", words)
+  )
 
 
 def _samples(comparison: Comparison, parent_dir: pathlib.Path) -> Html:
@@ -252,14 +301,12 @@ def _sample_columns(
 def _nce_figure(comparison: Comparison, rows: Sequence[dict], parent_dir: pathlib.Path) -> Html:
   path = parent_dir / storage.FIGURES / "nce.png"
   relative = [row["nce_relative_to_conv1"] for row in rows]
-  estimates = [
-    information.Estimate(row["nce_nats"], row["nce_nats_standard_error"], 0) for row in rows
-  ]
+  estimates = [row.nce for row in comparison.rows]
   figure = figures.nce_figure(comparison.names, estimates, relative, len(comparison.layers))
   figures.save(figure, path)
-  caption = "Bars: 95% intervals over test images. Right: as in figure 5a of the paper."
-  if not any(relative):
-    caption = "Bars: 95% intervals over test images."
+  caption = f"Bars: 95% intervals over {_error_covers(comparison)}."
+  if any(relative):
+    caption += " Right: as in figure 5a of the paper."
   return page.section("Layer by layer", page.picture(path, "NCE of each layer", caption))
 
 
@@ -267,6 +314,7 @@ def _other_numbers(comparison: Comparison, rows: Sequence[dict]) -> Html:
   header = (
     "layer",
     "envelope, nats per image",
+    "NCE relative to conv1",
     "classifier's test accuracy",
     "inverter evaluated at step",
     "time, seconds",
@@ -275,6 +323,7 @@ def _other_numbers(comparison: Comparison, rows: Sequence[dict]) -> Html:
     (
       name,
       _maybe(row["nce_envelope_nats"], 2),
+      _maybe(row["nce_relative_to_conv1"], 3),
       _maybe(row["classifier_test_accuracy"], 4),
       _maybe(row["inverter_steps"], 0),
       _maybe(row["seconds"], 0),
@@ -283,6 +332,6 @@ def _other_numbers(comparison: Comparison, rows: Sequence[dict]) -> Html:
   ]
   text = (
     "The envelope is the best bound known for a layer: its own, or that of a layer computed from"
-    f" it. The same numbers for programs: {JSON} and {CSV}."
+    f" it. The same numbers for programs: {JSON} and {CSV}; all pairs: {pairs.CSV}."
   )
   return page.section("Other numbers", page.table(header, cells), element("p", text))

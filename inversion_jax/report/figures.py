@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -20,6 +21,8 @@ WIDTH = 9.4  # inches
 
 INK, GREY, PALE = "#1f2933", "#7b8794", "#d9dee4"
 BLUE, ORANGE, SKY = "#1f5fa8", "#d9730d", "#8fb8e0"
+# Ink is readable on each.
+VERDICT_COLORS = {"higher": SKY, "lower": "#f2b27a", "not resolved": "#eceff2"}
 
 STYLE = {
   "font.family": "sans-serif",
@@ -201,6 +204,45 @@ def nce_figure(
       _draw_layers(all_axes[1], names, relative, relative_errors, num_layers, 2)
       all_axes[1].set(title="Relative to conv1", ylabel="NCE / |NCE of conv1|")
     return figure
+
+
+def differences_figure(
+  names: Sequence[str], cells: Mapping[tuple[int, int], information.Difference]
+) -> Figure:
+  """A matrix of differences in nats, row minus column, coloured by verdict.
+
+  `cells` has every (row, column) but the diagonal. Beyond a dozen rows the errors, beyond two dozen
+  all numbers are left to the table.
+  """
+  with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+    num = len(names)
+    figure = Figure(figsize=(WIDTH, 1.6 + max(1.2, 0.52 * min(num, 16))), layout="constrained")
+    axes = figure.subplots()
+    for (row, column), cell in cells.items():
+      color = VERDICT_COLORS[cell.verdict]
+      axes.add_patch(Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, color=color, linewidth=0))
+      if num <= 24:
+        text = _cell_text(cell.estimate, with_error=num <= 12)
+        size = float(np.clip(88 / num, 4.5, 9))
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=INK)
+    for verdict, color in VERDICT_COLORS.items():
+      axes.plot([], [], "s", color=color, ms=8, label=verdict)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="row against column")
+    axes.set(xlim=(-0.5, num - 0.5), ylim=(num - 0.5, -0.5))
+    axes.set_title("NCE of row minus NCE of column, nats per image", pad=12)
+    slanted = {"rotation": 25, "ha": "right"} if sum(map(len, names)) > 45 else {}
+    axes.set_xticks(range(num), names, **slanted)
+    axes.set_yticks(range(num), names)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _cell_text(estimate: information.Estimate, with_error: bool) -> str:
+  error = estimate.standard_error
+  decimals = int(np.clip(1 - np.floor(np.log10(error)), 0, 3)) if error > 0 else 2
+  text = f"{estimate.mean:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+  return f"{text}\n± {error:.{decimals}f}" if with_error else text
 
 
 def _draw_layers(axes: Axes, names, values, errors, num_layers, decimals):

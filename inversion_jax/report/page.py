@@ -102,7 +102,12 @@ def with_error(estimate: information.Estimate) -> str:
 
 def interval(estimate: information.Estimate) -> str:
   """ "low to high", the 95% interval, as precise as `with_error`."""
-  return " to ".join(number(end, _decimals(estimate)) for end in estimate.interval())
+  return range_of(estimate.interval(), estimate)
+
+
+def range_of(ends: tuple[float, float], estimate: information.Estimate) -> str:
+  """ "low to high", as precise as `with_error` writes `estimate`."""
+  return " to ".join(number(end, _decimals(estimate)) for end in ends)
 
 
 def _decimals(estimate: information.Estimate) -> int:

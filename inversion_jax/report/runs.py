@@ -43,6 +43,11 @@ class Run(NamedTuple):
     return "none (p(x))" if self.layer == UNCONDITIONAL else self.layer
 
   @property
+  def seed(self) -> int | None:
+    """From which every random choice of the run was derived."""
+    return self.config.get("seed")
+
+  @property
   def sources(self) -> np.ndarray:
     """What each test image was made from; rows of one source are not independent."""
     return self.nats.get("source", self.nats["index"])
@@ -51,6 +56,44 @@ class Run(NamedTuple):
   def nce(self) -> information.Estimate:
     """The negative cross entropy in nats per image."""
     return information.mean_with_error(-self.nats["nats"], self.sources)
+
+
+class Replicates(NamedTuple):
+  """Runs that differ in nothing but their seed: one row of a comparison, usually of one run."""
+
+  runs: tuple[Run, ...]
+
+  @property
+  def first(self) -> Run:
+    """The run that stands for the others where they agree."""
+    return self.runs[0]
+
+  @property
+  def layer(self) -> str:
+    """The inverted layer, or "none" for the unconditional model."""
+    return self.first.layer
+
+  @property
+  def nce_by_seed(self) -> np.ndarray:
+    """log p(x given h) in nats of each test image under the model of each seed."""
+    return -np.stack([run.nats["nats"] for run in self.runs]).astype(np.float64)
+
+  @property
+  def sources(self) -> np.ndarray:
+    """As of a run."""
+    return self.first.sources
+
+  @property
+  def nce(self) -> information.Estimate:
+    """The negative cross entropy in nats per image; several seeds count in its error."""
+    return information.mean_over_seeds(self.nce_by_seed, self.sources)
+
+  def mean(self, key: str) -> float | int | None:
+    """The mean over seeds of a number in the summary; None where one lacks it."""
+    values = [run.summary.get(key) for run in self.runs]
+    if None in values:
+      return None
+    return values[0] if len(set(values)) == 1 else sum(values) / len(values)
 
 
 def read_run(run_dir: pathlib.Path) -> Run:
@@ -73,6 +116,12 @@ def read_run(run_dir: pathlib.Path) -> Run:
 
 
 def _check(run: Run):
+  lengths = {name: len(run.nats.get(name, ())) for name in ("index", "label", "nats")}
+  if len(set(lengths.values())) > 1:
+    raise UserError(
+      f"{run.folder / storage.NATS} lacks index, label or nats of some images; run the evaluate"
+      " stage again."
+    )
   missing = [key for key in _REQUIRED if key not in run.summary]
   if missing:
     raise UserError(
