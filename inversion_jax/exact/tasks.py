@@ -146,7 +146,7 @@ def templates(num_templates: int = 32, num_codes: int = 16, flip: float = 0.02) 
     *(lambda rng, n: draw_all(rng, n)[0], 0.95 * truth.mean),
     is_deterministic=False,
     # Each template is learnt by heart, from the few images of its code.
-    num_steps_factor=2.0,
+    num_steps_factor=2.5,
   )
 
 
