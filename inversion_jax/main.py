@@ -8,7 +8,6 @@ again to go on where it was interrupted.
 
 import errno
 import pathlib
-import sys
 
 import jax
 from absl import app, flags
@@ -17,11 +16,10 @@ from ml_collections import config_flags
 
 from inversion_jax import config as config_lib
 from inversion_jax import progress, report, stages, storage
-from inversion_jax.errors import UserError
+from inversion_jax.errors import UserError, exit_with
 from inversion_jax.progress import say
 from inversion_jax.runs import Run
 
-USER_ERROR_STATUS = 2
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -86,24 +84,19 @@ def _parse_flags(argv):
       raise UserError(f"{left_over[1]!r} is not a flag; did you mean --{left_over[1]}?")
     return left_over
   except UserError as error:
-    _exit(_last_line(error))
+    exit_with(_last_line(error))
   except (AttributeError, KeyError) as error:
     # ml_collections gives the repr of a KeyError's text: the field, then a suggestion.
     words = str(error.args[0]).strip("'\"").replace("\\'", "'").replace("\\n", ". ")
-    _exit(f"The configuration has no field {words}")
+    exit_with(f"The configuration has no field {words}")
   except (flags.Error, TypeError) as error:
-    _exit(f"The command line was not understood: {_last_line(error).rstrip('.')}. See --help.")
+    exit_with(f"The command line was not understood: {_last_line(error).rstrip('.')}. See --help.")
 
 
 def _last_line(error):
   """The sentence of an error; ml_collections puts the traceback of a config file before it."""
   lines = str(error.args[0] if error.args else error).strip().splitlines()
   return lines[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
-
-
-def _exit(sentence):
-  print(f"inversion_jax: {sentence}", file=sys.stderr)
-  sys.exit(USER_ERROR_STATUS)
 
 
 def _guarded(argv):
@@ -114,12 +107,12 @@ def _guarded(argv):
   try:
     main(argv)
   except UserError as error:
-    _exit(error)
+    exit_with(error)
   except OSError as error:
     if error.errno in _NO_SPACE:
-      _exit(f"No space is left for {error.filename or _workdir()}; what was saved is kept.")
+      exit_with(f"No space is left for {error.filename or _workdir()}; what was saved is kept.")
     if error.errno in _NO_ACCESS:
-      _exit(f"{error.filename or _workdir()} cannot be written; choose another --workdir.")
+      exit_with(f"{error.filename or _workdir()} cannot be written; choose another --workdir.")
     raise
 
 

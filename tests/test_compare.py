@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
 from inversion_jax import compare, storage
 from inversion_jax.report import figures
@@ -42,12 +40,10 @@ def hash_of(folder, own_seed):
 
 def run_compare(*arguments):
   """The exit status of the command line, in this process."""
-  with flagsaver.flagsaver():
-    flags.FLAGS["output"].value = None
-    try:
-      compare._guarded(compare._parse_flags(["compare", *map(str, arguments)]))
-    except SystemExit as stop:
-      return stop.code
+  try:
+    compare.main([str(argument) for argument in arguments])
+  except SystemExit as stop:
+    return stop.code
   return 0
 
 
@@ -261,10 +257,10 @@ def test_mistakes_on_the_command_line_end_in_a_sentence(tmp_path, capsys):
   run = fake_run(tmp_path / "conv2", "conv2", 30.0)
   storage.write_text(tmp_path / "file", "")
   for arguments, sentence in (
-    ((), "No run was given"),
+    ((), "arguments are required: RUN"),
     ((run, tmp_path / "nowhere"), "nowhere is not a folder"),
     ((run, tmp_path / "conv2" / ".." / "conv2"), "was given twice"),
-    ((run, "--ouput=x"), "Unknown command line flag 'ouput'"),
+    ((run, "--ouput=x"), "unrecognized arguments: --ouput=x"),
     ((run, f"--output={run}"), "is the folder of a run; choose another --output."),
     ((run, f"--output={tmp_path / 'file' / 'x'}"), "cannot be written; choose another --output."),
   ):

@@ -94,9 +94,7 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     *(rivals.estimators, "compare_all"),
     lambda h, channel, key: [rivals.estimators.discretisation(h)],
   )
-  arguments = ["exact", "--quick", "--task=pool", f"--output={tmp_path}"]
-  exact_main.flags.FLAGS.unparse_flags()
-  exact_main.main(exact_main._parse_flags(arguments))
+  exact_main.main(["--quick", "--task=pool", f"--output={tmp_path}"])
   (row,) = json.loads((tmp_path / "exact.json").read_text())
   assert row["task"] == "pool"
   assert row["truth_nats"] == pytest.approx(math.log(16))

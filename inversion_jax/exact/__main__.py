@@ -4,50 +4,70 @@ python -m inversion_jax.exact --quick                          # every task, min
 python -m inversion_jax.exact --task=ising,pool --output=runs/exact
 """
 
+import argparse
 import pathlib
-import sys
-
-from absl import app, flags
+from collections.abc import Sequence
 
 from inversion_jax import progress, storage
-from inversion_jax.errors import UserError
+from inversion_jax.errors import Parser
 from inversion_jax.exact import measure, rivals
 from inversion_jax.exact.tasks import TASKS
-
-_TASK = flags.DEFINE_list("task", list(TASKS), f"Which tasks: {', '.join(TASKS)}.")
-_QUICK = flags.DEFINE_bool("quick", False, "600 training steps a task instead of 5,000.")
-_OUTPUT = flags.DEFINE_string("output", "", "Folder for exact.json; none is written without it.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the draws and of the training.")
-_ESTIMATORS = flags.DEFINE_bool("estimators", True, "Whether to run the other estimators too.")
 
 HEADER = ("task", "truth", "bound", "gap", "reached", "seconds")
 
 
-def main(argv):
+def main(arguments: Sequence[str] | None = None) -> None:
   """Runs the tasks, prints a table, and writes `exact.json`."""
-  del argv
+  given = _parser().parse_args(arguments)
+  recipe = measure.QUICK if given.quick else measure.FULL
   results = []
-  for name in _TASK.value:
+  for name in given.task:
     progress.say("%s: preparing", name)
     task = TASKS[name]()
-    result = measure.measure(task, measure.QUICK if _QUICK.value else measure.FULL, _SEED.value)
-    others = rivals.estimates(task, _SEED.value) if _ESTIMATORS.value else {}
+    result = measure.measure(task, recipe, given.seed)
+    others = rivals.estimates(task, given.seed) if given.estimators else {}
     results.append((result, others))
-    _write(results)
+    _write(results, given.output)
   _print_table(results)
   for result, _ in results:
     if not result.is_valid:
       print(f"{result.task.name}: the bound exceeds the truth by more than three standard errors.")
     if not result.reaches:
       print(f"{result.task.name} falls short: {result.missing}.")
-  if _OUTPUT.value:
-    print(f"The numbers are in {pathlib.Path(_OUTPUT.value) / 'exact.json'}")
+  if given.output:
+    print(f"The numbers are in {given.output / 'exact.json'}")
 
 
-def _write(results):
-  if _OUTPUT.value:
+def _parser():
+  parser = Parser("inversion_jax.exact", __doc__)
+  tasks = ", ".join(TASKS)
+  parser.add_argument("--task", type=_task_names, default=list(TASKS), help=f"which of {tasks}")
+  parser.add_argument(
+    "--quick", action="store_true", help="fewer training steps: minutes instead of hours"
+  )
+  parser.add_argument("--output", type=pathlib.Path, help="folder for exact.json")
+  parser.add_argument("--seed", type=int, default=0, help="of the draws and of the training")
+  parser.add_argument(
+    "--estimators",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="whether to run the other estimators too",
+  )
+  return parser
+
+
+def _task_names(text):
+  names = text.split(",")
+  unknown = [name for name in names if name not in TASKS]
+  if unknown:
+    raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not known; use {', '.join(TASKS)}")
+  return names
+
+
+def _write(results, output):
+  if output:
     rows = [as_json(result, others) for result, others in results]
-    storage.write_json(pathlib.Path(_OUTPUT.value) / "exact.json", rows)
+    storage.write_json(output / "exact.json", rows)
 
 
 def as_json(result: measure.Result, others: dict) -> dict:
@@ -109,20 +129,6 @@ def _print_rows(rows):
     print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _parse_flags(argv):
-  try:
-    left_over = flags.FLAGS(argv)
-    unknown = [name for name in _TASK.value if name not in TASKS]
-    if unknown:
-      raise UserError(f"--task={unknown[0]} is not known; use one of {', '.join(TASKS)}.")
-    if len(left_over) > 1:
-      raise UserError(f"{left_over[1]!r} is not a flag; did you mean --{left_over[1]}?")
-    return left_over
-  except (UserError, flags.Error) as error:
-    print(f"inversion_jax.exact: {error}", file=sys.stderr)
-    sys.exit(2)
-
-
 if __name__ == "__main__":
   progress.show_lines()
-  app.run(main, flags_parser=_parse_flags)
+  main()
