@@ -16,6 +16,7 @@ from inversion_jax import (
   sampling,
   training,
 )
+from inversion_jax.decoders import Decoder
 from inversion_jax.errors import UserError
 
 # Fields that only say how long, how often or where: a later run of a folder may change them.
@@ -23,7 +24,7 @@ FREE_FIELDS = (
   "data.dir",
   *(
     f"{section}.{field}"
-    for section in ("classifier", "inverter")
+    for section in ("classifier", "inverter", "decoder")
     for field in ("num_steps", "log_every", "validate_every", "patience")
   ),
   "evaluate.batch_size",
@@ -86,6 +87,8 @@ def default() -> ConfigDict:
       "resize_method": "bilinear",
     }
   )
+  config.decoder = _recipe(num_steps=20_000, decay="cosine", ema_decay=0.999)
+  config.decoder.network = _fields_of(Decoder, without=("num_channels",))
   config.evaluate = ConfigDict({"batch_size": 128})
   config.sample = ConfigDict(
     {
@@ -182,6 +185,16 @@ def use_digits(config: ConfigDict):
       "validate_every": 60,
     }
   )
+  config.decoder.network.update({"num_filters": 32, "num_scales": 2, "num_units": 128})
+  config.decoder.update(
+    {
+      "learning_rate": 3e-3,
+      "num_steps": 300,
+      "ema_decay": 0.98,
+      "log_every": 50,
+      "validate_every": 150,
+    }
+  )
   if config.representation.layer == NO_LAYER:
     # Without h there is more to learn from the pixels; it is flat after this.
     config.inverter.num_steps = 500
@@ -226,13 +239,14 @@ def _shrink(config):
   if config.data.name == "affnist":
     config.data.name = "affnist/small"
   config.data.update({"num_train": 256, "num_validation": 40, "num_test": 40})
-  for section in (config.classifier, config.inverter):
+  for section in (config.classifier, config.inverter, config.decoder):
     section.update({"batch_size": 16, "num_steps": 6, "log_every": 2, "validate_every": 3})
   config.classifier.snapshot_steps = (0,)
   config.classifier.network.num_dense_units = 64
   # Two resolutions still halve and double; the third would only take longer to compile.
   config.inverter.network.update({"num_filters": 8, "num_blocks": 1, "num_scales": 2})
   config.inverter.likelihood.num_components = 2
+  config.decoder.network.update({"num_filters": 8, "num_units": 16})
   config.evaluate.batch_size = 16
   config.sample.update({"num_images": 2, "num_samples": 2, "batch_size": 4})
 
@@ -264,7 +278,7 @@ def check(config: ConfigDict) -> ConfigDict:
   _one_of("representation.control", control, representations.CONTROLS)
   _one_of("sample.sampler", config.sample.sampler, sampling.SAMPLERS)
   _one_of("data.name", config.data.name, datasets.names())
-  for section in ("classifier", "inverter"):
+  for section in ("classifier", "inverter", "decoder"):
     _one_of(f"{section}.decay", config[section].decay, training.DECAYS)
   if config.representation.step not in (BEST_STEP, *config.classifier.snapshot_steps):
     raise UserError(
@@ -319,12 +333,17 @@ def restored(saved: dict) -> ConfigDict:
 
 
 def differences(saved: dict, config: ConfigDict) -> list[str]:
-  """What `config` would change in a folder that was begun with `saved`, but may not, in words."""
+  """What `config` would change in a folder that was begun with `saved`, but may not, in words.
+
+  A section that `saved` has not heard of belongs to a stage that cannot have run there.
+  """
   old, new = dict(leaves(saved)), dict(leaves(config))
   return [
     f"{field} is {old.get(field)!r} there and {new.get(field)!r} here"
     for field in sorted(old.keys() | new.keys())
-    if field not in FREE_FIELDS and old.get(field) != new.get(field)
+    if field not in FREE_FIELDS
+    and field.partition(".")[0] in saved
+    and old.get(field) != new.get(field)
   ]
 
 

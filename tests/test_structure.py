@@ -28,6 +28,7 @@ LADDER = [
   "incremental",
   "contexts",
   "inverters",
+  "decoders",
   "training",
   "evaluation",
   "sampling",
@@ -83,6 +84,7 @@ def test_models_and_statistics_do_not_know_the_configuration_or_files():
       "incremental",
       "contexts",
       "inverters",
+      "decoders",
       "classifiers",
       "likelihoods",
     ):
@@ -90,7 +92,8 @@ def test_models_and_statistics_do_not_know_the_configuration_or_files():
     if room in ("sampling", "information"):
       assert not {"inverters", "config", "storage", "runs"} & set(rooms_imported(path)), path.name
     if room == "report":
-      assert not {"inverters", "classifiers", "runs", "checkpoints"} & set(rooms_imported(path))
+      models = {"inverters", "decoders", "classifiers", "runs", "checkpoints"}
+      assert not models & set(rooms_imported(path)), path.name
 
 
 def test_the_library_imports_without_flags_or_side_effects():

@@ -29,6 +29,9 @@ _NAMES = {
   "bits_per_dim": ("codelength", "bits per sub-pixel"),
   "classifier_test_accuracy": ("classifier's test accuracy, as a fraction", ""),
   "classifier_step": ("classifier read at step", ""),
+  "decoder_mse": ("decoder's squared error, sub-pixels from 0 to 1", "per sub-pixel"),
+  "decoder_mse_standard_error": ("its standard error", "per sub-pixel"),
+  "decoder_steps": ("decoder evaluated at step", ""),
   "inverter_num_params": ("parameters of the inverter", ""),
   "inverter_steps": ("inverter evaluated at step", ""),
   "inverter_train_steps": ("inverter trained until step", ""),
@@ -209,7 +212,7 @@ def _extremes(run: Run, title: str, rows: np.ndarray) -> Html:
 def _training(run: Run) -> Html:
   stages = [
     stage
-    for stage in ("inverter", "classifier")
+    for stage in ("inverter", "decoder", "classifier")
     if any(record.get("stage") == stage for record in run.metrics)
   ]
   missing = ""
@@ -220,7 +223,7 @@ def _training(run: Run) -> Html:
   path = run.folder / storage.FIGURES / "training.png"
   figure = figures.training_figure(run.metrics, stages, run.summary.get("inverter_steps"))
   figures.save(figure, path)
-  caption = "Lower codelengths are better. Steep starts leave the panel at the top."
+  caption = "Lower codelengths and errors are better. Steep starts leave the panel at the top."
   return page.section("Training", page.picture(path, "Training curves", caption), missing)
 
 

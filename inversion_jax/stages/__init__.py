@@ -5,7 +5,7 @@ from inversion_jax.runs import Run
 from inversion_jax.stages.checks import run_checks
 from inversion_jax.stages.evaluate import evaluate
 from inversion_jax.stages.sample import sample
-from inversion_jax.stages.train import train_classifier, train_inverter
+from inversion_jax.stages.train import train_classifier, train_decoder, train_inverter
 
 
 def write_report(run: Run):
@@ -16,6 +16,7 @@ def write_report(run: Run):
 STAGES = {
   "classifier": train_classifier,
   "inverter": train_inverter,
+  "decoder": train_decoder,
   "evaluate": evaluate,
   "sample": sample,
   "report": write_report,

@@ -4,9 +4,10 @@ import pathlib
 import shutil
 import time
 
+import jax
 import numpy as np
 
-from inversion_jax import compilation, placement, sampling, storage, training
+from inversion_jax import compilation, decoders, placement, sampling, storage, training
 from inversion_jax.errors import UserError
 from inversion_jax.progress import track
 from inversion_jax.runs import Run
@@ -16,13 +17,44 @@ PARTS = "samples_unfinished"
 
 
 def sample(run: Run):
-  """Samples p(x | h) for the first test images, several times each."""
+  """Samples p(x | h) for the first test images, several times each.
+
+  Beside them stands the decoder's reconstruction, if there is one.
+  """
   inverter_step = run.finished("inverter")["best_step"]
   record = {"inverter_step": inverter_step, **run.config.sample.to_dict()}
+  decoder_step = run.progress().get("decoder", {}).get("best_step")
   done = run.progress().get("sample", {})
-  if done | record == done:
+  path = run.folder / storage.SAMPLES
+  is_drawn = done | record == done and path.exists()
+  if is_drawn and done.get("decoder_step") == decoder_step:
     return
   start = time.monotonic()
+  arrays = storage.read_npz(path) if is_drawn else _samples(run, inverter_step, record)
+  arrays.pop("reconstruction", None)  # Of an earlier decoder.
+  if decoder_step is not None:
+    arrays["reconstruction"] = _reconstructions(run, decoder_step, arrays["original"])
+  storage.write_npz(path, arrays)
+  seconds = time.monotonic() - start + (done["seconds"] if is_drawn else 0.0)
+  run.note("sample", record | {"decoder_step": decoder_step, "seconds": seconds})
+  shutil.rmtree(run.folder / PARTS, ignore_errors=True)
+
+
+def _reconstructions(run, step, levels_NHWC):
+  """What the decoder makes of the h of these images, as levels."""
+  params, size = run.restored("decoder", step).ema_params, levels_NHWC.shape[1:3]
+  levels_NHWC = placement.put(levels_NHWC, placement.data_parallel()[1])
+
+  @jax.jit
+  def reconstruct(params, z):
+    images_BHWC = run.decoder().apply({"params": params}, z, size)
+    return decoders.to_levels(images_BHWC, run.data.num_levels)
+
+  return np.asarray(reconstruct(params, run.represent(levels_NHWC)), np.uint8)
+
+
+def _samples(run, inverter_step, record):
+  """The arrays of `samples.npz`."""
   test, section = run.data.test, run.config.sample
   _check_given_rows(section.num_given_rows, test.images_NHWC.shape[1])
   num_images = min(section.num_images, len(test.images_NHWC))
@@ -32,17 +64,12 @@ def sample(run: Run):
   batch_size = placement.rounded_up(section.batch_size)
   levels_MHWC = _in_batches(draw, rows_M, sample_M, batch_size, parts)
   image_shape = test.images_NHWC.shape[1:]
-  storage.write_npz(
-    run.folder / storage.SAMPLES,
-    {
-      "original": test.images_NHWC[:num_images],
-      "sample": levels_MHWC.reshape(num_images, section.num_samples, *image_shape),
-      "index": test.index_N[:num_images],
-      "label": test.labels_N[:num_images],
-    },
-  )
-  run.note("sample", record | {"seconds": time.monotonic() - start})
-  parts.remove()
+  return {
+    "original": test.images_NHWC[:num_images],
+    "sample": levels_MHWC.reshape(num_images, section.num_samples, *image_shape),
+    "index": test.index_N[:num_images],
+    "label": test.labels_N[:num_images],
+  }
 
 
 def _check_given_rows(num_given_rows, height):
