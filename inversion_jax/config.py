@@ -33,6 +33,8 @@ FREE_FIELDS = (
   "sample.batch_size",
   "sample.sampler",
   "sample.num_given_rows",
+  "neighbours.num_images",
+  "neighbours.num_samples",
 )
 DTYPES = ("float32", "bfloat16")
 NO_LAYER = ""
@@ -99,6 +101,8 @@ def default() -> ConfigDict:
       "num_given_rows": 0,  # complete the test images from their first rows
     }
   )
+  # Table 1 compares the first test images with so many samples each.
+  config.neighbours = ConfigDict({"num_images": 500, "num_samples": 10})
   return config
 
 
@@ -249,6 +253,7 @@ def _shrink(config):
   config.decoder.network.update({"num_filters": 8, "num_units": 16})
   config.evaluate.batch_size = 16
   config.sample.update({"num_images": 2, "num_samples": 2, "batch_size": 4})
+  config.neighbours.update({"num_images": 4, "num_samples": 2})
 
 
 def for_layer(config: ConfigDict, layer: str) -> ConfigDict:

@@ -22,6 +22,8 @@ METRICS = "metrics.jsonl"
 NATS = "nats.npz"
 SAMPLES = "samples.npz"
 SUMMARY = "summary.json"
+NEIGHBOURS = "neighbours.npz"
+TABLE_1 = "neighbours.json"
 REPORT = "report.html"
 FIGURES = "figures"
 

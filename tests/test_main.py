@@ -282,6 +282,61 @@ def test_the_samplers_of_a_run_agree_and_complete_its_images(finished, tmp_path)
     stages.sample(Run(edited(finished.config, sample__num_given_rows=8), tmp_path / "fc3"))
 
 
+@pytest.fixture(scope="module")
+def with_neighbours(finished, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("neighbours") / "fc3"
+  shutil.copytree(finished.folder, folder)
+  run = Run(edited(finished.config, neighbours__num_samples=3), folder)
+  for stage in ("neighbours", "report"):
+    stages.STAGES[stage](run)
+  return run
+
+
+def test_samples_are_encoded_again_and_compared_with_the_training_set(with_neighbours):
+  run = with_neighbours
+  arrays = storage.read_npz(run.folder / "neighbours.npz")
+  drawn = storage.read_npz(run.folder / "samples.npz")["sample"]
+  np.testing.assert_array_equal(arrays["sample"][:2, :2], drawn)
+  encode, train, test = run.encode_fn(), run.data.train, run.data.test
+  h = np.asarray(encode(test.images_NHWC[:4]))
+  h_samples = np.asarray(encode(arrays["sample"].reshape(12, 8, 8, 1))).reshape(4, 3, -1)
+  sample_l1 = np.abs(h_samples - h[:, None]).mean(-1)
+  np.testing.assert_allclose(arrays["sample_l1"], sample_l1, rtol=1e-4)
+  all_l1 = np.abs(np.asarray(encode(train.images_NHWC)) - h[:, None]).mean(-1)
+  rows = np.argsort(all_l1, axis=1)[:, :6]
+  np.testing.assert_allclose(
+    arrays["nearest_l1"], np.take_along_axis(all_l1, rows, axis=1), rtol=1e-4
+  )
+  np.testing.assert_array_equal(arrays["nearest"], train.images_NHWC[rows])
+  np.testing.assert_array_equal(arrays["nearest_index"], train.index_N[rows])
+  table = storage.read_json(run.folder / "neighbours.json")
+  means = {name: row["mean_l1"] for name, row in table["rows"].items()}
+  assert means == pytest.approx(
+    {
+      "1NN": all_l1.min(1).mean(),
+      "IM-S": sample_l1[:, 0].mean(),
+      "IM-NN": sample_l1.min(1).mean(),
+    },
+    rel=1e-4,
+  )
+  gain = sample_l1[:, 0] - sample_l1.min(1)
+  (difference,) = (row for row in table["differences"] if row["first"] == "IM-S")
+  assert difference["mean_l1"] == pytest.approx(gain.mean(), rel=1e-3)
+  assert difference["standard_error"] == pytest.approx(gain.std(ddof=1) / 2, rel=1e-3)
+  assert table["mean_absolute_h"] == pytest.approx(np.abs(h).mean(), rel=1e-4)
+  assert "Neighbours in the layer" in (run.folder / "report.html").read_text()
+
+
+def test_neighbours_that_were_measured_are_left_alone(with_neighbours, monkeypatch):
+  monkeypatch.setattr(sampling, "draw", None)
+  stages.STAGES["neighbours"](with_neighbours)
+
+
+def test_without_a_layer_there_are_no_neighbours(finished, tmp_path):
+  with pytest.raises(UserError, match="this one has none"):
+    stages.STAGES["neighbours"](Run(edited(finished.config, representation__layer=""), tmp_path))
+
+
 def test_checks_name_what_an_untrained_inverter_cannot_do(finished, tmp_path):
   shutil.copytree(finished.folder, tmp_path / "fc3")
   run = Run(edited(finished.config, inverter__num_steps=6), tmp_path / "fc3")

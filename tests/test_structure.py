@@ -32,6 +32,7 @@ LADDER = [
   "training",
   "evaluation",
   "sampling",
+  "neighbours",
   "information",
   "channels",
   "densities",
@@ -89,7 +90,7 @@ def test_models_and_statistics_do_not_know_the_configuration_or_files():
       "likelihoods",
     ):
       assert not {"config", "storage", "runs"} & set(rooms_imported(path)), path.name
-    if room in ("sampling", "information"):
+    if room in ("sampling", "neighbours", "information"):
       assert not {"inverters", "config", "storage", "runs"} & set(rooms_imported(path)), path.name
     if room == "report":
       models = {"inverters", "decoders", "classifiers", "runs", "checkpoints"}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from inversion_jax import information, storage
-from inversion_jax.report import figures, page, pictures
+from inversion_jax.report import figures, neighbours, page, pictures
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.runs import UNCONDITIONAL, Run, read_run
 
@@ -58,6 +58,7 @@ def write_run_report(run_dir: pathlib.Path) -> None:
     _headline(run),
     _honest_words(run),
     _samples(run),
+    neighbours.section(run),
     _images(run),
     _training(run),
     page.section("Result in full", page.facts(_summary_rows(run.summary))),
@@ -175,12 +176,7 @@ def _sample_columns(run: Run) -> tuple[list[pictures.Column], list[str]]:
     columns.append(pictures.Column("MSE", rows["reconstruction"][:, None]))
   samples = rows["sample"][:, :_MAX_SAMPLES]
   columns.append(pictures.Column(f"samples from p(x{_given(run)})", samples))
-  return columns, row_names(rows["index"], rows["label"])
-
-
-def row_names(index_N: np.ndarray, label_N: np.ndarray) -> list[str]:
-  """What stands beside a row of pictures."""
-  return [f"test {index}\nlabel {label}" for index, label in zip(index_N, label_N, strict=True)]
+  return columns, pictures.row_names(rows["index"], rows["label"])
 
 
 def _images(run: Run) -> Html:

@@ -4,6 +4,7 @@ from inversion_jax import report
 from inversion_jax.runs import Run
 from inversion_jax.stages.checks import run_checks
 from inversion_jax.stages.evaluate import evaluate
+from inversion_jax.stages.neighbours import measure_neighbours
 from inversion_jax.stages.sample import sample
 from inversion_jax.stages.train import train_classifier, train_decoder, train_inverter
 
@@ -21,6 +22,8 @@ STAGES = {
   "sample": sample,
   "report": write_report,
   "checks": run_checks,
+  "neighbours": measure_neighbours,
 }
-# The checks train six further inverters: only for those who ask.
-DEFAULT = tuple(name for name in STAGES if name != "checks")
+# Only for those who ask: the checks train six further inverters, the neighbours take thousands of
+# samples.
+DEFAULT = tuple(name for name in STAGES if name not in ("checks", "neighbours"))
