@@ -16,6 +16,7 @@ import pytest
 from inversion_jax import config as config_lib
 from inversion_jax import main, report, sampling, stages, storage, training
 from inversion_jax.errors import UserError
+from inversion_jax.report import figures
 from inversion_jax.runs import Run, share_classifier
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -124,6 +125,15 @@ def test_a_run_leaves_every_file_and_true_numbers(finished):
   assert samples["sample"].shape == (2, 2, 8, 8, 1)
   assert samples["sample"].dtype == np.uint8
   assert samples["sample"].max() <= 16
+
+
+def test_the_report_draws_what_training_logs(finished):
+  records = storage.read_metrics(finished.folder / "metrics.jsonl")
+  for stage, panels in figures.PANELS.items():
+    logged = {key for record in records if record["stage"] == stage for key in record}
+    for panel in panels:
+      drawn = {line.key for line in panel.curves if not line.key.startswith("validation_live")}
+      assert drawn <= logged, (stage, panel.title)
 
 
 def test_the_decoder_of_a_run_is_scored_and_shown(finished):

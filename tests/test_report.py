@@ -574,6 +574,7 @@ def test_paired_errors_respect_sources(tmp_path):
 def test_samples_are_matched_by_image_not_by_row(tmp_path):
   folders = [fake_run(tmp_path / layer, layer, stages=()) for layer in ("conv1", "conv2")]
   samples = draw_samples("conv2")
+  samples["reconstruction"] = 16 - samples["original"]
   backwards = {name: values[::-1][:4] for name, values in samples.items()}
   storage.write_npz(folders[1] / storage.SAMPLES, backwards)
   write_comparison(tmp_path, folders)
@@ -582,8 +583,11 @@ def test_samples_are_matched_by_image_not_by_row(tmp_path):
   assert not find(enlarged(samples["original"][0], scale), picture), "only conv1 has this image"
   for row in range(2, 6):
     ((top, _),) = find(enlarged(samples["original"][row], scale), picture)
-    ((sample_top, _),) = find(enlarged(samples["sample"][row, 0], scale), picture)
-    assert sample_top == top
+    ((sample_top, left),) = find(enlarged(samples["sample"][row, 0], scale), picture)
+    ((mse_top, mse_left),) = find(enlarged(samples["reconstruction"][row], scale), picture)
+    assert sample_top == mse_top == top
+    assert mse_left < left
+  assert "MSE: the single image" in words(read_page(tmp_path))
 
 
 @pytest.mark.parametrize("change", ["rows", "order", "dataset"])

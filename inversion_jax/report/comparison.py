@@ -270,6 +270,8 @@ def _samples(comparison: Comparison, parent_dir: pathlib.Path) -> Html:
     "Each row: one test image, then images drawn by the model of each layer. What varies among them"
     " is what the model cannot read from that layer."
   )
+  if any("reconstruction" in run.samples for run, _ in drawn):
+    caption += " MSE: the single image with the least expected squared error given the layer."
   alt = f"Samples of {', '.join(name for _, name in drawn)} for {len(names)} test images"
   return page.section(heading, page.picture(path, alt, caption))
 
@@ -293,7 +295,12 @@ def _sample_columns(
   first, first_rows = drawn[0][0].samples, rows_of[0]
   columns = [pictures.Column("original", first["original"][first_rows][:, None])]
   for (run, name), rows in zip(drawn, rows_of, strict=True):
-    columns.append(pictures.Column(name, run.samples["sample"][rows][:, :shown]))
+    heading, levels_NSHWC = name, run.samples["sample"][rows][:, :shown]
+    if "reconstruction" in run.samples:
+      heading = f"{name}: MSE, samples"
+      reconstruction_N1HWC = run.samples["reconstruction"][rows][:, None]
+      levels_NSHWC = np.concatenate([reconstruction_N1HWC, levels_NSHWC[:, :2]], axis=1)
+    columns.append(pictures.Column(heading, levels_NSHWC))
   return columns, pictures.row_names(first["index"][first_rows], first["label"][first_rows])
 
 

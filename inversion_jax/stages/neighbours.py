@@ -47,7 +47,7 @@ def measure_neighbours(run: Run):
   }
   storage.write_json(run.folder / storage.TABLE_1, table)
   run.note("neighbours", record | {"seconds": time.monotonic() - start})
-  shutil.rmtree(run.folder / PARTS)
+  shutil.rmtree(run.folder / PARTS, ignore_errors=True)
 
 
 def _distances(run, inverter_step):
@@ -105,8 +105,8 @@ def _encoder(run, batch_size):
       levels_BHWC = levels_NHWC[start : start + batch_size]
       missing = batch_size - len(levels_BHWC)
       filled_BHWC = np.pad(levels_BHWC, [(0, missing), (0, 0), (0, 0), (0, 0)])
-      parts.append(np.asarray(gather(encode_fn(placement.put_batch(filled_BHWC)))))
-      parts[-1] = parts[-1][: len(levels_BHWC)]
+      h_BU = gather(encode_fn(placement.put_batch(filled_BHWC)))
+      parts.append(np.asarray(h_BU)[: len(levels_BHWC)])
     return np.concatenate(parts)
 
   return encode
