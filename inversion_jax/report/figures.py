@@ -88,7 +88,7 @@ PANELS = {
   "decoder": (
     _Panel(
       "Squared error",
-      "per sub-pixel, 0 black to 1 white",
+      "per sub-pixel, from 0 to 1",
       (
         _Curve("train_mse_per_sub_pixel", "train", SKY),
         _Curve("validation_mse_per_sub_pixel", "validation, averaged parameters", BLUE, "o"),
