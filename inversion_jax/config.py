@@ -8,6 +8,7 @@ import ml_collections
 from ml_collections import ConfigDict
 
 from inversion_jax import (
+  channels,
   classifiers,
   contexts,
   datasets,
@@ -27,6 +28,8 @@ FREE_FIELDS = (
     for field in ("num_steps", "log_every", "validate_every", "patience")
   ),
   "evaluate.batch_size",
+  "brackets.sigmas",
+  "brackets.bits",
   "sample.num_images",
   "sample.num_samples",
   "sample.batch_size",
@@ -69,6 +72,8 @@ def default() -> ConfigDict:
       "layer": "conv2",  # "" is no layer: the unconditional model p(x)
       "step": BEST_STEP,  # of the classifier: one of its snapshot_steps, or -1, its best
       "control": "",  # of the checks: "shuffled", "permuted", "pixels" or "top_rows" in place of h
+      "sigma": 0.0,  # noise on each standardised unit of h, which makes I(x; h) a real quantity
+      "bits": 0,  # or few bits for each unit
     }
   )
   config.inverter = _recipe()
@@ -87,6 +92,9 @@ def default() -> ConfigDict:
     }
   )
   config.evaluate = ConfigDict({"batch_size": 128})
+  config.brackets = ConfigDict(  # of the brackets stage, one further inverter for each channel
+    {"sigmas": (0.1, 0.3, 1.0, 3.0), "bits": (1, 3)}
+  )
   config.sample = ConfigDict(
     {
       "num_images": 10,
@@ -262,6 +270,7 @@ def check(config: ConfigDict) -> ConfigDict:
   _one_of("inverter.likelihood.name", config.inverter.likelihood.name, likelihoods.NAMES)
   control = config.representation.control
   _one_of("representation.control", control, representations.CONTROLS)
+  channels.make(config.representation.sigma, config.representation.bits)
   _one_of("sample.sampler", config.sample.sampler, sampling.SAMPLERS)
   _one_of("data.name", config.data.name, datasets.names())
   for section in ("classifier", "inverter"):
@@ -320,7 +329,8 @@ def restored(saved: dict) -> ConfigDict:
 
 def differences(saved: dict, config: ConfigDict) -> list[str]:
   """What `config` would change in a folder that was begun with `saved`, but may not, in words."""
-  old, new = dict(leaves(saved)), dict(leaves(config))
+  # A field that is newer than the folder had its default there.
+  old, new = dict(leaves(default())) | dict(leaves(saved)), dict(leaves(config))
   return [
     f"{field} is {old.get(field)!r} there and {new.get(field)!r} here"
     for field in sorted(old.keys() | new.keys())

@@ -22,6 +22,8 @@ METRICS = "metrics.jsonl"
 NATS = "nats.npz"
 SAMPLES = "samples.npz"
 SUMMARY = "summary.json"
+CHECKS = "checks.json"
+BRACKETS = "brackets.json"
 REPORT = "report.html"
 FIGURES = "figures"
 

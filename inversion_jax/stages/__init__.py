@@ -2,6 +2,7 @@
 
 from inversion_jax import report
 from inversion_jax.runs import Run
+from inversion_jax.stages.brackets import run_brackets
 from inversion_jax.stages.checks import run_checks
 from inversion_jax.stages.evaluate import evaluate
 from inversion_jax.stages.sample import sample
@@ -20,6 +21,7 @@ STAGES = {
   "sample": sample,
   "report": write_report,
   "checks": run_checks,
+  "brackets": run_brackets,
 }
-# The checks train six further inverters: only for those who ask.
-DEFAULT = tuple(name for name in STAGES if name != "checks")
+# The last two train six or seven further inverters: only for those who ask.
+DEFAULT = tuple(name for name in STAGES if name not in ("checks", "brackets"))

@@ -6,10 +6,11 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import optax
 
-from inversion_jax import batches, compilation, placement, training
+from inversion_jax import batches, channels, compilation, placement, training
 from inversion_jax.checkpoints import Checkpoints
 from inversion_jax.errors import UserError
 from inversion_jax.metrics import MetricsLog
@@ -61,11 +62,15 @@ def train_inverter(run: Run):
   represent = run.represent
   if _is_trained(run, "inverter"):
     return
-  inverter, split = run.inverter(), run.data.train
+  inverter, split, channel = run.inverter(), run.data.train, run.channel
 
   def loss_fn(params, batch, dropout_key):
+    z = batch["z"]
+    if channel:
+      keys_B = jax.random.split(training.key_for(dropout_key, "channel"), len(z))
+      z = channels.observed(channel, z, keys_B)
     log_prob_BHW = inverter.apply(
-      {"params": params}, batch["image"], batch["z"], train=True, rngs={"dropout": dropout_key}
+      {"params": params}, batch["image"], z, train=True, rngs={"dropout": dropout_key}
     )
     return -log_prob_BHW.sum((1, 2)).mean(), {}
 
