@@ -117,3 +117,29 @@ class Quantised:
   def _bins(self, h):
     bins = jnp.floor((jnp.asarray(h, jnp.float32) - self.low) / self.width)
     return jnp.clip(bins, 0, 2**self.bits - 1)
+
+
+# A standardised unit lies within; what lies beyond belongs to the outermost bins.
+RANGE = 4.0
+
+
+def make(sigma: float, bits: int) -> Channel | None:
+  """The channel of standardised units with this noise or this many bits; None with neither."""
+  if sigma and bits:
+    raise UserError(f"sigma={sigma} and bits={bits} are two channels; set one of them to 0.")
+  if sigma:
+    return Gaussian(sigma)
+  return Quantised(bits, -RANGE, RANGE) if bits else None
+
+
+def observed(
+  channel: Channel | None, z: Float[Array, "B *map Z"], keys_B: Key[Array, " B"]
+) -> Float[Array, "B *map Z"]:
+  """What comes out of the channel, each row by its own key, brought back to about unit spread.
+
+  The factor is known and changes no information; without it noise would also be a larger input.
+  """
+  if channel is None:
+    return z
+  scale = math.hypot(1.0, channel.sigma) if isinstance(channel, Gaussian) else 1.0
+  return jax.vmap(channel.apply)(z, keys_B) / scale

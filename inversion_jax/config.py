@@ -8,6 +8,7 @@ import ml_collections
 from ml_collections import ConfigDict
 
 from inversion_jax import (
+  channels,
   classifiers,
   contexts,
   datasets,
@@ -28,6 +29,8 @@ FREE_FIELDS = (
     for field in ("num_steps", "log_every", "validate_every", "patience")
   ),
   "evaluate.batch_size",
+  "brackets.sigmas",
+  "brackets.bits",
   "sample.num_images",
   "sample.num_samples",
   "sample.batch_size",
@@ -72,6 +75,8 @@ def default() -> ConfigDict:
       "layer": "conv2",  # "" is no layer: the unconditional model p(x)
       "step": BEST_STEP,  # of the classifier: one of its snapshot_steps, or -1, its best
       "control": "",  # of the checks: "shuffled", "permuted", "pixels" or "top_rows" in place of h
+      "sigma": 0.0,  # noise on each standardised unit of h, which makes I(x; h) a real quantity
+      "bits": 0,  # or few bits for each unit
     }
   )
   config.inverter = _recipe()
@@ -92,6 +97,9 @@ def default() -> ConfigDict:
   config.decoder = _recipe(num_steps=20_000, decay="cosine", ema_decay=0.999)
   config.decoder.network = _fields_of(Decoder, without=("num_channels",))
   config.evaluate = ConfigDict({"batch_size": 128})
+  config.brackets = ConfigDict(  # of the brackets stage, one further inverter for each channel
+    {"sigmas": (0.1, 0.3, 1.0, 3.0), "bits": (1, 3)}
+  )
   config.sample = ConfigDict(
     {
       "num_images": 10,
@@ -281,6 +289,7 @@ def check(config: ConfigDict) -> ConfigDict:
   _one_of("inverter.likelihood.name", config.inverter.likelihood.name, likelihoods.NAMES)
   control = config.representation.control
   _one_of("representation.control", control, representations.CONTROLS)
+  channels.make(config.representation.sigma, config.representation.bits)
   _one_of("sample.sampler", config.sample.sampler, sampling.SAMPLERS)
   _one_of("data.name", config.data.name, datasets.names())
   for section in ("classifier", "inverter", "decoder"):
@@ -342,12 +351,14 @@ def differences(saved: dict, config: ConfigDict) -> list[str]:
 
   A section that `saved` has not heard of belongs to a stage that cannot have run there.
   """
-  old, new = dict(leaves(saved)), dict(leaves(config))
+  # A field that is newer than the folder had its default there.
+  old, new = dict(leaves(default())) | dict(leaves(saved)), dict(leaves(config))
+  new_sections = {name for name in config if isinstance(config[name], ConfigDict)} - saved.keys()
   return [
     f"{field} is {old.get(field)!r} there and {new.get(field)!r} here"
     for field in sorted(old.keys() | new.keys())
     if field not in FREE_FIELDS
-    and field.partition(".")[0] in saved
+    and field.partition(".")[0] not in new_sections
     and old.get(field) != new.get(field)
   ]
 

@@ -14,6 +14,7 @@ the rows were drawn from, in expectation over the rows:
 | infonce | lower bound | log K |
 | leave_one_out_upper | upper bound | |
 | density_upper | upper bound | |
+| capacity | upper bound, of few bits | |
 
 A value at its ceiling says that the rows are too few, not that the information is that much.
 """
@@ -67,12 +68,17 @@ class Measured(NamedTuple):
   ceiling_nats: float | None
   seconds: float
 
+  def as_json(self) -> dict[str, Any]:
+    """The fields; None for `nats` that are infinite, which JSON cannot hold."""
+    return self._asdict() | {"nats": self.nats if math.isfinite(self.nats) else None}
+
 
 def compare_all(
   h: Float[np.ndarray, " N *units"],
   channel: channels.Channel,
   key: Key[Array, ""],
   *,
+  fit_h: Float[np.ndarray, " M *units"] | None = None,
   num_bins: int = NUM_BINS,
   num_neighbours: int = NUM_NEIGHBOURS,
   batch_size: int = BATCH_SIZE,
@@ -80,7 +86,10 @@ def compare_all(
   """Every method that the channel admits, on the same activations and the same draw of noise.
 
   Through a `Quantised` channel there is no density: `discretisation` then uses the channel's own
-  bins, and only it and the two contrastive bounds are returned.
+  bins, and beside it there are the two contrastive bounds and the capacity of the channel.
+
+  `fit_h` are activations of other images, in random order, on which the densities are fitted;
+  without it half of `h` is given up for that.
   """
   num_bad = len(h) - int(np.isfinite(h).reshape(len(h), -1).all(1).sum())
   if num_bad:
@@ -89,7 +98,11 @@ def compare_all(
   if isinstance(channel, channels.Quantised):
     code = discretisation(h_NZ, quantiser=channel)
     pairs = [fn(h_NZ, channel, key, batch_size) for fn in (infonce, leave_one_out_upper)]
-    return [code, *pairs]
+    return [code, *pairs, capacity(h_NZ, channel)]
+  density_fn = None
+  if fit_h is not None:
+    fit_NZ = fit_h.reshape(len(fit_h), -1)
+    density_fn = fit_density(fit_NZ, channel, jax.random.fold_in(key, 1)).log_prob
   return [
     discretisation(h_NZ, num_bins),
     kraskov(h_NZ, channel, key, num_neighbours),
@@ -97,8 +110,14 @@ def compare_all(
     kde_lower(h_NZ, channel),
     infonce(h_NZ, channel, key, batch_size),
     leave_one_out_upper(h_NZ, channel, key, batch_size),
-    density_upper(h_NZ, channel, key),
+    density_upper(h_NZ, channel, key, density_fn),
   ]
+
+
+def capacity(h_NZ: Float[np.ndarray, "N Z"], channel: channels.Quantised) -> Measured:
+  """bits * Z * log 2: what Z units of so many bits can tell at most, whatever they are."""
+  nats = h_NZ.shape[1] * channel.bits * math.log(2)
+  return Measured("capacity", nats, None, UPPER, None, 0.0)
 
 
 def discretisation(

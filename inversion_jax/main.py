@@ -32,8 +32,8 @@ _WORKDIR = flags.DEFINE_string(
 _STAGES = flags.DEFINE_list(
   "stages",
   list(stages.DEFAULT),
-  "Stages to run, in this order. Besides these there are checks (controls with a known "
-  "answer) and neighbours (Table 1); the report shows the latter if it comes after it.",
+  "Stages to run, in this order. Besides these there are checks (controls with a known answer), "
+  "brackets (the layer through noise and few bits, from both sides) and neighbours (Table 1).",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "Join the other processes of a cluster (jax.distributed.initialize)."

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from inversion_jax import (
+  channels,
   compilation,
   data,
   likelihoods,
@@ -192,6 +193,31 @@ class Run:
     standardiser = representations.Standardiser(**statistics)
     return jax.jit(lambda levels_BHWC: standardiser(encode_fn(levels_BHWC)))
 
+  @property
+  def channel(self) -> channels.Channel | None:
+    """What stands between the standardised layer and the inverter; None for nothing."""
+    section = self.config.representation
+    return channels.make(section.sigma, section.bits)
+
+  @functools.cached_property
+  def observe(self):
+    """(x, index_B) -> z as the inverter sees it; the noise of an image belongs to its index.
+
+    None for the unconditional model. Training draws fresh noise at each step instead.
+    """
+    if not self.layer:
+      return None
+    if self.channel is None:
+      return lambda images_BHWC, index_B: self.represent(images_BHWC)
+    root_key = training.key_for(self.root_key, "channel")
+
+    @jax.jit
+    def observe(images_BHWC, index_B):
+      keys_B = jax.vmap(lambda index: jax.random.fold_in(root_key, index))(index_B)
+      return channels.observed(self.channel, self.represent(images_BHWC), keys_B)
+
+    return observe
+
 
 # Enough images for the statistics that set scale and bias of every layer.
 NUM_INIT_IMAGES = 128
@@ -200,8 +226,8 @@ NUM_INIT_IMAGES = 128
 def initial_state(run: Run, stage: str) -> TrainState:
   """The untrained state of `stage`, on all devices."""
   images_BHWC = run.data.train.images_NHWC[:NUM_INIT_IMAGES]
-  represent = run.represent if stage != "classifier" else None
-  z = represent(images_BHWC) if represent else None
+  observe = run.observe if stage != "classifier" else None
+  z = observe(images_BHWC, np.arange(len(images_BHWC))) if observe else None
   build = functools.partial(_build_state, run, stage)
   state = compilation.jit_once(build)(images_BHWC, z)
   return placement.put(state, placement.data_parallel()[1])

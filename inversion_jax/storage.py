@@ -24,6 +24,8 @@ SAMPLES = "samples.npz"
 SUMMARY = "summary.json"
 NEIGHBOURS = "neighbours.npz"
 TABLE_1 = "neighbours.json"
+CHECKS = "checks.json"
+BRACKETS = "brackets.json"
 REPORT = "report.html"
 FIGURES = "figures"
 

@@ -343,7 +343,7 @@ def test_neighbours_that_were_measured_are_left_alone(with_neighbours, monkeypat
 
 
 def test_without_a_layer_there_are_no_neighbours(finished, tmp_path):
-  with pytest.raises(UserError, match="this one has none"):
+  with pytest.raises(UserError, match="inverts a layer as it is"):
     stages.STAGES["neighbours"](Run(edited(finished.config, representation__layer=""), tmp_path))
 
 
@@ -357,7 +357,7 @@ def test_checks_name_what_an_untrained_inverter_cannot_do(finished, tmp_path):
   assert rows["shuffled h, scored"]["passes"]
   assert not rows["copy"]["passes"]
   # The controls are trained on the classifier of the run itself.
-  notes = storage.read_json(run.folder / "checks" / "shuffled" / "stages.json")
+  notes = storage.read_json(run.folder / "controls" / "shuffled" / "stages.json")
   assert notes["classifier"]["copied_from"] == "fc3"
 
 
@@ -495,7 +495,7 @@ def test_a_folder_from_before_a_stage_existed_goes_on(finished):
   assert not config_lib.differences(old, finished.config)
   del old["inverter"]["network"]["num_filters"]
   assert config_lib.differences(old, finished.config) == [
-    "inverter.network.num_filters is None there and 4 here"
+    "inverter.network.num_filters is 64 there and 4 here"
   ]
 
 
@@ -572,3 +572,42 @@ def test_a_full_disk_is_one_sentence_and_a_bug_keeps_its_traceback(monkeypatch, 
   monkeypatch.setattr(main, "main", lambda _: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     main._guarded([])
+
+
+def test_a_layer_through_noise_is_an_experiment_of_its_own(finished):
+  config = edited(finished.config, representation__sigma=2.0)
+  run = Run(config, finished.folder.parent / "noisy")
+  images, index = run.data.test.images_NHWC[:2], np.array([3, 3])
+  run.begin()
+  stages.STAGES["classifier"](run)
+  plain, seen = run.represent(images), run.observe(images, index)
+  # Both images of index 3 meet the same noise, which is there and of the stated size.
+  noise = np.asarray(seen) * np.hypot(1.0, 2.0) - np.asarray(plain)
+  np.testing.assert_allclose(noise[0], noise[1], atol=1e-5)
+  assert noise.std() == pytest.approx(2.0, rel=0.4)
+  np.testing.assert_array_equal(seen, run.observe(images, index))
+  assert not np.allclose(seen, run.observe(images, index + 1))
+
+
+def test_brackets_show_both_sides_of_a_layer(finished):
+  config = edited(
+    *(finished.config,),
+    **{"brackets__sigmas": (1.0,), "brackets__bits": (2,)},
+    **{"inverter__num_steps": 1, "inverter__validate_every": 1},
+  )
+  run = Run(config, finished.folder.parent / "bracketed")
+  for stage in ("classifier", "inverter", "evaluate", "brackets", "report"):
+    run.begin()
+    stages.STAGES[stage](run)
+  rows = storage.read_json(run.folder / "brackets.json")
+  methods = {(row.get("sigma", row.get("bits")), row["method"]): row for row in rows}
+  assert {"inverter", "infonce", "density_upper"} <= {row["method"] for row in rows}
+  nats = {
+    name: storage.read_npz(run.folder / "controls" / name / "nats.npz")["nats"].mean()
+    for name in ("prior", "sigma_1")
+  }
+  saved = nats["prior"] - nats["sigma_1"]
+  assert methods[1.0, "inverter"]["nats"] == pytest.approx(saved)
+  (num_units,) = storage.read_json(run.folder / "summary.json")["representation_shape"]
+  assert methods[2, "capacity"]["nats"] == pytest.approx(num_units * 2 * np.log(2))
+  assert "Through noise and few bits" in (run.folder / "report.html").read_text()

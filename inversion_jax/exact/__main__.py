@@ -2,6 +2,7 @@ r"""Measures the bound, and other estimators, where the true mutual information 
 
 python -m inversion_jax.exact --quick                          # every task, minutes on a laptop
 python -m inversion_jax.exact --task=ising,pool --output=runs/exact
+python -m inversion_jax.exact --brackets --quick --output=runs/exact   # through noise: both sides
 """
 
 import argparse
@@ -10,9 +11,12 @@ from collections.abc import Sequence
 
 from inversion_jax import progress, storage
 from inversion_jax.errors import Parser
-from inversion_jax.exact import measure, rivals
+from inversion_jax.exact import brackets, measure, noise, rivals
 from inversion_jax.exact.tasks import TASKS
+from inversion_jax.report.brackets import brackets_figure
+from inversion_jax.report.figures import save
 
+BRACKETS_HEADER = ("task", "channel", "truth", "method", "kind", "nats", "standard error")
 HEADER = ("task", "truth", "bound", "gap", "reached", "seconds")
 
 
@@ -20,6 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Runs the tasks, prints a table, and writes `exact.json`."""
   given = _parser().parse_args(arguments)
   recipe = measure.QUICK if given.quick else measure.FULL
+  if given.brackets:
+    _run_brackets(recipe, given)
+  else:
+    _run_tasks(recipe, given)
+
+
+def _run_tasks(recipe, given):
   results = []
   for name in given.task:
     progress.say("%s: preparing", name)
@@ -38,12 +49,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"The numbers are in {given.output / 'exact.json'}")
 
 
+def _run_brackets(recipe, given):
+  by_curve = {curve: brackets.rows(curve, recipe, given.seed) for curve in noise.CURVES}
+  found = [row for rows in by_curve.values() for row in rows]
+  print("I(x; h~) in nats through a channel, where it is known.")
+  _print_rows([BRACKETS_HEADER, *map(_bracket_cells, found)])
+  for sentence in brackets.violations(found) or ["No bound is on the wrong side of the truth."]:
+    print(sentence)
+  if given.output:
+    storage.write_json(given.output / storage.BRACKETS, found)
+    save(brackets_figure(by_curve), given.output / "brackets.png")
+    print(f"The numbers are in {given.output / storage.BRACKETS}, the figure beside it")
+
+
+def _bracket_cells(row):
+  nats = "infinite" if row["nats"] is None else f"{row['nats']:.3f}"
+  error = "none" if row["standard_error"] is None else f"{row['standard_error']:.3f}"
+  strength = brackets.strength_of(row)
+  return row["curve"], strength, f"{row['truth_nats']:.3f}", row["method"], row["kind"], nats, error
+
+
 def _parser():
   parser = Parser("inversion_jax.exact", __doc__)
   tasks = ", ".join(TASKS)
   parser.add_argument("--task", type=_task_names, default=list(TASKS), help=f"which of {tasks}")
   parser.add_argument(
     "--quick", action="store_true", help="fewer training steps: minutes instead of hours"
+  )
+  parser.add_argument(
+    "--brackets",
+    action="store_true",
+    help="instead of the tasks: known information through noise and few bits, from both sides",
   )
   parser.add_argument("--output", type=pathlib.Path, help="folder for exact.json")
   parser.add_argument("--seed", type=int, default=0, help="of the draws and of the training")

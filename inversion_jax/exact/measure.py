@@ -76,7 +76,8 @@ class Result:
 def measure(task: Task, recipe: training.Recipe = QUICK, seed: int = 0) -> Result:
   """Trains an inverter on fresh draws of the task, and scores it on others."""
   start = time.monotonic()
-  num_steps = round(recipe.num_steps * task.num_steps_factor)
+  num_logs = round(recipe.num_steps * task.num_steps_factor / recipe.log_every)
+  num_steps = max(1, num_logs) * recipe.log_every
   recipe = dataclasses.replace(recipe, num_steps=num_steps)
   rng = np.random.default_rng((seed, 1))
   train = task.draw(rng, recipe.num_steps * recipe.batch_size)

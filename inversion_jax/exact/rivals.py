@@ -24,4 +24,4 @@ def estimates(task: Task, seed: int = 0) -> dict[str, dict]:
     measured = estimators.compare_all(h, Gaussian(SIGMA), jax.random.key(seed))
   else:
     measured = [estimators.discretisation(h.reshape(len(h), -1))]
-  return {one.method: {k: v for k, v in one._asdict().items() if k != "method"} for one in measured}
+  return {one.method: {k: v for k, v in one.as_json().items() if k != "method"} for one in measured}

@@ -8,6 +8,7 @@ import numpy as np
 
 from inversion_jax import information, storage
 from inversion_jax.report import figures, neighbours, page, pictures
+from inversion_jax.report.brackets import brackets_section
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.runs import UNCONDITIONAL, Run, read_run
 
@@ -60,6 +61,7 @@ def write_run_report(run_dir: pathlib.Path) -> None:
     _samples(run),
     neighbours.section(run),
     _images(run),
+    _brackets(run),
     _training(run),
     page.section("Result in full", page.facts(_summary_rows(run.summary))),
     _configuration(run),
@@ -203,6 +205,14 @@ def _extremes(run: Run, title: str, rows: np.ndarray) -> Html:
   return element(
     "div", element("h3", title), page.table(("test image", "label", "nats"), cells, num_names=0)
   )
+
+
+def _brackets(run: Run) -> Html:
+  path = run.folder / storage.BRACKETS
+  if not path.exists():
+    return Html("")
+  figure_path = run.folder / storage.FIGURES / "brackets.png"
+  return brackets_section(storage.read_json(path), run.layer, figure_path)
 
 
 def _training(run: Run) -> Html:

@@ -2,6 +2,7 @@
 
 from inversion_jax import report
 from inversion_jax.runs import Run
+from inversion_jax.stages.brackets import run_brackets
 from inversion_jax.stages.checks import run_checks
 from inversion_jax.stages.evaluate import evaluate
 from inversion_jax.stages.neighbours import measure_neighbours
@@ -22,8 +23,9 @@ STAGES = {
   "sample": sample,
   "report": write_report,
   "checks": run_checks,
+  "brackets": run_brackets,
   "neighbours": measure_neighbours,
 }
-# Only for those who ask: the checks train six further inverters, the neighbours take thousands of
-# samples.
-DEFAULT = tuple(name for name in STAGES if name not in ("checks", "neighbours"))
+# Only for those who ask: the first two train six or seven further inverters, the last draws
+# thousands of samples.
+DEFAULT = tuple(name for name in STAGES if name not in ("checks", "brackets", "neighbours"))

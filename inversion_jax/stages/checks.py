@@ -1,26 +1,20 @@
 """Questions whose answer is known, asked of a run: an inverter that fails one cannot be believed.
 
-Each control is an ordinary run under `checks/`, trained like the run itself with something else in
-the place of h.
+Each control is an ordinary run under `controls/`, trained like the run itself with something else
+in the place of h.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from inversion_jax import config as config_lib
 from inversion_jax import information, representations, storage
 from inversion_jax.errors import UserError
 from inversion_jax.information import Estimate
 from inversion_jax.progress import say
 from inversion_jax.runs import Run
-from inversion_jax.stages import scoring
-from inversion_jax.stages.evaluate import evaluate
-from inversion_jax.stages.train import train_classifier, train_inverter
+from inversion_jax.stages import controls, scoring
 
-CHECKS = "checks.json"
-FOLDER = "checks"
-PRIOR = "prior"
 # Two trainings of one model end this far apart, as a fraction of the unconditional nats; an
 # interval over test images does not see it.
 TRAINING_TOLERANCE = 0.02
@@ -56,10 +50,13 @@ def run_checks(run: Run):
   if not run.layer or run.config.representation.control:
     raise UserError("The checks stage is for a run that inverts a layer; this one has none.")
   run.finished("evaluate")
-  controls = {name: _control(run, name) for name in (PRIOR, *representations.CONTROLS[1:])}
-  checks = _checks(run, controls)
+  trained = {
+    name: controls.trained(run, name, control=name) for name in representations.CONTROLS[1:]
+  }
+  trained[controls.PRIOR] = controls.prior(run)
+  checks = _checks(run, trained)
   rows = [_as_json(check) for check in checks]
-  storage.write_json(run.folder / CHECKS, rows)
+  storage.write_json(run.folder / storage.CHECKS, rows)
   for check in checks:
     low, high = check.difference.interval()
     say(
@@ -71,34 +68,20 @@ def run_checks(run: Run):
   if failed:
     raise UserError(
       f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}; see "
-      f"{run.folder / CHECKS}. Numbers of this run should not be used."
+      f"{run.folder / storage.CHECKS}. Numbers of this run should not be used."
     )
 
 
-def _control(run: Run, name: str) -> Run:
-  """The trained and evaluated run of one control."""
-  config = run.config.copy_and_resolve_references()
-  with config.unlocked():
-    if name == PRIOR:
-      config.representation.layer = config_lib.NO_LAYER
-    else:
-      config.representation.control = name
-  control = Run(config, run.folder / FOLDER / name)
-  control.begin()
-  for stage in (train_classifier, train_inverter, evaluate):
-    say("%s: %s", control.folder, stage.__name__)
-    stage(control)
-  return control
-
-
-def _checks(run, controls) -> list[Check]:
+def _checks(run, trained) -> list[Check]:
   test, sources = run.data.test, run.data.test.source_N
-  nats = {name: _nats(control, controls[name]) for name, control in controls.items()}
+  nats = {name: _nats(control, trained[name]) for name, control in trained.items()}
   nats["run"] = _nats(run, run)
-  nats["shuffled_scored"] = _nats(run, controls["shuffled"])
+  nats["shuffled_scored"] = _nats(run, trained["shuffled"])
   first_row = test.images_NHWC.shape[1] // 2
-  tail = {name: _nats(controls[name], controls[name], first_row) for name in (PRIOR, "top_rows")}
-  prior_nats = float(nats[PRIOR].mean())
+  tail = {
+    name: _nats(trained[name], trained[name], first_row) for name in (controls.PRIOR, "top_rows")
+  }
+  prior_nats = float(nats[controls.PRIOR].mean())
   tolerance = TRAINING_TOLERANCE * prior_nats
 
   def gain(of_nats_N, over_nats_N):
@@ -109,12 +92,12 @@ def _checks(run, controls) -> list[Check]:
     Check(
       "shuffled h, scored",
       "h of other images must not help more than no h",
-      *(gain(nats["shuffled_scored"], nats[PRIOR]), -np.inf, 0.0),
+      *(gain(nats["shuffled_scored"], nats[controls.PRIOR]), -np.inf, 0.0),
     ),
     Check(
       "shuffled h, trained",
       "trained on h of other images, the model must end at the unconditional nats",
-      *(gain(nats["shuffled"], nats[PRIOR]), -tolerance, tolerance),
+      *(gain(nats["shuffled"], nats[controls.PRIOR]), -tolerance, tolerance),
     ),
     Check(
       "copy",
@@ -124,7 +107,7 @@ def _checks(run, controls) -> list[Check]:
     Check(
       "top rows",
       "the upper rows as h must leave the unconditional nats of the lower rows",
-      *(gain(tail["top_rows"], tail[PRIOR]), -tolerance, tolerance),
+      *(gain(tail["top_rows"], tail[controls.PRIOR]), -tolerance, tolerance),
     ),
     Check(
       "permuted h",

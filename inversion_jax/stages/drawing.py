@@ -73,7 +73,7 @@ class _Parts:
 
 def _draw_fn(run, params, num_given_rows):
   """`draw(rows_B, sample_B)` -> uint8 levels of one sample for each of these test images."""
-  test, represent, inverter = run.data.test, run.represent, run.inverter()
+  test, observe, inverter = run.data.test, run.observe, run.inverter()
   root_key, sampler = training.key_for(run.root_key, "sample"), run.config.sample.sampler
   size = test.images_NHWC.shape[1:3]
 
@@ -92,7 +92,7 @@ def _draw_fn(run, params, num_given_rows):
     images_BHWC, index_B, sample_B = placement.put_batch(
       (test.images_NHWC[rows_B], test.index_N[rows_B], sample_B)
     )
-    z = represent(images_BHWC) if represent else None
+    z = observe(images_BHWC, index_B) if observe else None
     return np.asarray(draw_batch(params, z, images_BHWC, index_B, sample_B), np.uint8)
 
   return draw

@@ -22,8 +22,8 @@ def measure_neighbours(run: Run):
   Distances are those of the layer as it is, before standardisation, and a mean over its units.
   Samples are rounded to levels like any image before they go back through the classifier.
   """
-  if not run.layer or run.config.representation.control:
-    raise UserError("The neighbours stage is for a run that inverts a layer; this one has none.")
+  if not run.layer or run.config.representation.control or run.channel:
+    raise UserError("The neighbours stage is for a run that inverts a layer as it is.")
   inverter_step = run.finished("inverter")["best_step"]
   record = {"inverter_step": inverter_step, **run.config.neighbours.to_dict()}
   done = run.progress().get("neighbours", {})

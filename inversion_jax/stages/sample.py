@@ -32,24 +32,25 @@ def sample(run: Run):
   arrays = storage.read_npz(path) if is_drawn else _samples(run, inverter_step)
   arrays.pop("reconstruction", None)  # Of an earlier decoder.
   if decoder_step is not None:
-    arrays["reconstruction"] = _reconstructions(run, decoder_step, arrays["original"])
+    arrays["reconstruction"] = _reconstructions(run, decoder_step, arrays)
   storage.write_npz(path, arrays)
   seconds = time.monotonic() - start + (done["seconds"] if is_drawn else 0.0)
   run.note("sample", record | {"decoder_step": decoder_step, "seconds": seconds})
   shutil.rmtree(run.folder / PARTS, ignore_errors=True)
 
 
-def _reconstructions(run, step, levels_NHWC):
-  """What the decoder makes of the h of these images, as levels."""
-  params, size = run.restored("decoder", step).ema_params, levels_NHWC.shape[1:3]
-  levels_NHWC = placement.put(levels_NHWC, placement.data_parallel()[1])
+def _reconstructions(run, step, arrays):
+  """What the decoder makes of the h of the original images, as levels."""
+  params, size = run.restored("decoder", step).ema_params, arrays["original"].shape[1:3]
+  replicated = placement.data_parallel()[1]
+  images_and_index = placement.put((arrays["original"], arrays["index"]), replicated)
 
   @jax.jit
   def reconstruct(params, z):
     images_BHWC = run.decoder().apply({"params": params}, z, size)
     return decoders.to_levels(images_BHWC, run.data.num_levels)
 
-  return np.asarray(reconstruct(params, run.represent(levels_NHWC)), np.uint8)
+  return np.asarray(reconstruct(params, run.observe(*images_and_index)), np.uint8)
 
 
 def _samples(run, inverter_step):

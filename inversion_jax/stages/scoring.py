@@ -39,7 +39,7 @@ def inverter_scorer(run: Run, first_row: int = 0) -> Callable:
 
   With `first_row` the nats of the pixels from that row on alone.
   """
-  inverter, represent = run.inverter(), run.represent
+  inverter, observe = run.inverter(), run.observe
 
   def score_batch(params, images_BHWC, z):
     return -inverter.apply({"params": params}, images_BHWC, z)[:, first_row:].sum((1, 2))
@@ -48,8 +48,8 @@ def inverter_scorer(run: Run, first_row: int = 0) -> Callable:
 
   def score(params_list, split, description="validate"):
     def score_rows(rows_B):
-      images_BHWC = placement.put_batch(split.images_NHWC[rows_B])
-      z = represent(images_BHWC) if represent else None
+      images_BHWC, index_B = placement.put_batch((split.images_NHWC[rows_B], split.index_N[rows_B]))
+      z = observe(images_BHWC, index_B) if observe else None
       return tuple(score_batch(params, images_BHWC, z) for params in params_list)
 
     return evaluation.scores(score_rows, len(split.images_NHWC), _batch_size(run), description)
@@ -59,7 +59,7 @@ def inverter_scorer(run: Run, first_row: int = 0) -> Callable:
 
 def decoder_scorer(run: Run) -> Callable:
   """`score(params, split)` -> (squared error of each reconstruction per sub-pixel), float64."""
-  decoder, represent, num_levels = run.decoder(), run.represent, run.data.num_levels
+  decoder, observe, num_levels = run.decoder(), run.observe, run.data.num_levels
 
   def score_batch(params, levels_BHWC, z):
     images_BHWC = decoder.apply({"params": params}, z, levels_BHWC.shape[1:3])
@@ -69,8 +69,8 @@ def decoder_scorer(run: Run) -> Callable:
 
   def score(params, split):
     def score_rows(rows_B):
-      levels_BHWC = placement.put_batch(split.images_NHWC[rows_B])
-      return (score_batch(params, levels_BHWC, represent(levels_BHWC)),)
+      levels_BHWC, index_B = placement.put_batch((split.images_NHWC[rows_B], split.index_N[rows_B]))
+      return (score_batch(params, levels_BHWC, observe(levels_BHWC, index_B)),)
 
     return evaluation.scores(score_rows, len(split.images_NHWC), _batch_size(run))
 

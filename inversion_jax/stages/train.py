@@ -6,10 +6,11 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import optax
 
-from inversion_jax import batches, compilation, decoders, placement, training
+from inversion_jax import batches, channels, compilation, decoders, placement, training
 from inversion_jax.checkpoints import Checkpoints
 from inversion_jax.errors import UserError
 from inversion_jax.metrics import MetricsLog
@@ -61,11 +62,12 @@ def train_inverter(run: Run):
   batch_fn = _images_and_z(run)
   if _is_trained(run, "inverter"):
     return
-  inverter = run.inverter()
+  inverter, observe = run.inverter(), _observe_fn(run)
 
   def loss_fn(params, batch, dropout_key):
+    z = observe(batch["z"], dropout_key)
     log_prob_BHW = inverter.apply(
-      {"params": params}, batch["image"], batch["z"], train=True, rngs={"dropout": dropout_key}
+      {"params": params}, batch["image"], z, train=True, rngs={"dropout": dropout_key}
     )
     return -log_prob_BHW.sum((1, 2)).mean(), {}
 
@@ -82,11 +84,11 @@ def train_decoder(run: Run):
   """Trains the image of least expected squared error given h; nothing to do without a layer."""
   if not run.layer or _is_trained(run, "decoder"):
     return
-  decoder, num_levels = run.decoder(), run.data.num_levels
+  decoder, observe, num_levels = run.decoder(), _observe_fn(run), run.data.num_levels
 
   def loss_fn(params, batch, dropout_key):
-    del dropout_key
-    images_BHWC = decoder.apply({"params": params}, batch["z"], batch["image"].shape[1:3])
+    z = observe(batch["z"], dropout_key)
+    images_BHWC = decoder.apply({"params": params}, z, batch["image"].shape[1:3])
     return decoders.squared_error(images_BHWC, batch["image"], num_levels).mean(), {}
 
   score = scoring.decoder_scorer(run)
@@ -108,6 +110,19 @@ def _images_and_z(run):
     return {"image": images_BHWC, "z": represent(images_BHWC) if represent else None}
 
   return batch_fn
+
+
+def _observe_fn(run):
+  """`(z, key)` -> z as a model in training sees it: through fresh noise, if there is a channel."""
+  channel = run.channel
+
+  def observe(z, key):
+    if channel is None:
+      return z
+    keys_B = jax.random.split(training.key_for(key, "channel"), len(z))
+    return channels.observed(channel, z, keys_B)
+
+  return observe
 
 
 def _is_trained(run, stage):

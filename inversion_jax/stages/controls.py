@@ -1,0 +1,31 @@
+"""Further runs that a stage trains to compare its own run with."""
+
+from inversion_jax import config as config_lib
+from inversion_jax.progress import say
+from inversion_jax.runs import Run
+from inversion_jax.stages.evaluate import evaluate
+from inversion_jax.stages.train import train_classifier, train_inverter
+
+FOLDER = "controls"
+PRIOR = "prior"
+
+
+def prior(run: Run) -> Run:
+  """The unconditional model p(x) of the same data, trained and evaluated."""
+  return trained(run, PRIOR, layer=config_lib.NO_LAYER)
+
+
+def trained(run: Run, name: str, **changes) -> Run:
+  """The run `controls/<name>`, trained and evaluated: `run` with another representation.
+
+  `changes` are fields of the configuration's `representation`. What is done is not done again.
+  """
+  config = run.config.copy_and_resolve_references()
+  with config.unlocked():
+    config.representation.update(changes)
+  control = Run(config, run.folder / FOLDER / name)
+  control.begin()
+  for stage in (train_classifier, train_inverter, evaluate):
+    say("%s: %s", control.folder, stage.__name__)
+    stage(control)
+  return control
