@@ -302,6 +302,26 @@ def test_without_a_layer_the_same_path_is_the_unconditional_model(data_dir, tmp_
   assert (summary["layer"], summary["classifier_test_accuracy"]) == ("none", None)
   assert "inverter" in run.progress()
   assert not (run.folder / "classifier").exists()
+  # A layer that starts from it has its nats before the first step.
+  layer = edited(
+    smaller(get_config("digits_fc3", "smoke")),
+    **{"inverter__start_from": str(run.folder), "data__dir": str(data_dir)},
+  )
+  started = run_stages(layer, tmp_path / "fc3", ("classifier", "inverter"))
+  first = storage.read_metrics(started.folder / "metrics.jsonl")
+  start_nats = next(
+    line["validation_nats_per_image"] for line in first if line["stage"] == "inverter"
+  )
+  best_nats = min(
+    line["validation_nats_per_image"]
+    for line in storage.read_metrics(run.folder / "metrics.jsonl")
+    if "validation_nats_per_image" in line
+  )
+  assert start_nats == pytest.approx(best_nats, rel=1e-4)
+  with pytest.raises(UserError, match="give an unconditional run of digits"):
+    initial_state(
+      Run(edited(layer, inverter__start_from=str(started.folder)), started.folder), "inverter"
+    )
 
 
 @pytest.mark.parametrize("name", ["mnist_conv2", "cifar10_fc3", "affnist_pool_fc3"])
