@@ -83,6 +83,8 @@ def default() -> ConfigDict:
   config.inverter.likelihood = ConfigDict(
     {"name": "auto", "num_components": 10, "min_log_scale": -7.0}
   )
+  # Folder of a trained p(x) with the same network, to begin from in place of random weights.
+  config.inverter.start_from = ""
   config.inverter.network = ConfigDict(
     {
       "num_filters": 64,

@@ -6,10 +6,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Integer
 
-from inversion_jax import incremental, likelihoods
+from inversion_jax import incremental, likelihoods, pixelcnn
 from inversion_jax.contexts import ContextEncoder
+from inversion_jax.errors import UserError
 from inversion_jax.pixelcnn import PixelCNN, padded_sizes
 
 AnyArray = Array | np.ndarray
@@ -127,3 +129,24 @@ class Inverter(nn.Module):
       batch_size=batch_size,
       dtype=self.dtype,
     )
+
+
+def amortised(params: dict, marginal_params: dict) -> dict:
+  """`params` of p(x | h) such that it starts as the trained p(x): projections of h are zero.
+
+  Raises:
+    UserError: p(x) has another network.
+  """
+  flat, trained = flatten_dict(params), flatten_dict(marginal_params)
+  if any(path not in flat or flat[path].shape != trained[path].shape for path in trained):
+    raise UserError(
+      "inverter.start_from is a run of another network; give one like inverter.network."
+    )
+
+  def start(path, leaf):
+    if path in trained:
+      return trained[path]
+    is_projection = any(name.endswith(pixelcnn.CONTEXT) for name in path)
+    return jnp.zeros_like(leaf) if is_projection else leaf
+
+  return unflatten_dict({path: start(path, leaf) for path, leaf in flat.items()})

@@ -61,6 +61,10 @@ class Ops(Protocol):
     """Halves x, applies `inner` at the next resolution, and doubles."""
 
 
+# How the names of the projections of h end.
+CONTEXT = "_context"
+
+
 def gated_block(ops: Ops, name: str, scale: int, x: Array, sources: tuple[Array, ...]) -> Array:
   """x + a * sigmoid(b), where (a, b) come from two convolutions, the skip `sources` and h."""
   features = x.shape[-1]
@@ -69,7 +73,7 @@ def gated_block(ops: Ops, name: str, scale: int, x: Array, sources: tuple[Array,
     y = y + ops.skip(f"{name}_skip", sources, features)
   y = ops.dropout(concat_elu(y))
   y = ops.conv(f"{name}_conv2", y, 2 * features, BLOCK_INIT_SCALE)
-  value, gate = jnp.split(y + ops.context(f"{name}_context", scale, 2 * features), 2, axis=-1)
+  value, gate = jnp.split(y + ops.context(f"{name}{CONTEXT}", scale, 2 * features), 2, axis=-1)
   return x + value * jax.nn.sigmoid(gate)
 
 

@@ -27,7 +27,7 @@ from inversion_jax.checkpoints import Checkpoints
 from inversion_jax.classifiers import Classifier
 from inversion_jax.decoders import Decoder
 from inversion_jax.errors import UserError
-from inversion_jax.inverters import Inverter
+from inversion_jax.inverters import Inverter, amortised
 from inversion_jax.training import Recipe, TrainState
 
 PROGRESS = "stages.json"
@@ -230,7 +230,21 @@ def initial_state(run: Run, stage: str) -> TrainState:
   z = observe(images_BHWC, np.arange(len(images_BHWC))) if observe else None
   build = functools.partial(_build_state, run, stage)
   state = compilation.jit_once(build)(images_BHWC, z)
+  if stage == "inverter" and run.config.inverter.start_from:
+    params = amortised(state.params, _marginal_params(run))
+    state = training.initial_state(params, run.recipe(stage).optimizer())
   return placement.put(state, placement.data_parallel()[1])
+
+
+def _marginal_params(run: Run) -> dict:
+  """Averaged parameters of the unconditional run that this one starts from."""
+  marginal = Run.load(pathlib.Path(run.config.inverter.start_from))
+  if marginal.layer or marginal.config.data.name != run.config.data.name:
+    raise UserError(
+      f"inverter.start_from={marginal.folder} inverts {marginal.layer or 'no layer'} of "
+      f"{marginal.config.data.name}; give an unconditional run of {run.config.data.name}."
+    )
+  return marginal.restored("inverter", marginal.finished("inverter")["best_step"]).ema_params
 
 
 def state_shape(run: Run, stage: str) -> TrainState:

@@ -7,7 +7,7 @@ import pytest
 
 from inversion_jax import layers, likelihoods, pixelcnn
 from inversion_jax.errors import UserError
-from inversion_jax.inverters import Inverter
+from inversion_jax.inverters import Inverter, amortised
 
 REPRESENTATIONS = {"none": None, "vector": (5,), "map": (3, 3, 4)}
 
@@ -238,3 +238,27 @@ def test_gradients_reach_every_parameter_and_are_finite():
 def test_a_representation_of_a_wrong_shape_is_refused_in_a_sentence():
   with pytest.raises(UserError, match=r"a vector \(B, Z\) or a map"):
     tiny(z_shape=(3, 3))
+
+
+@pytest.mark.parametrize("kind", ["vector", "map"])
+def test_an_amortised_inverter_starts_as_the_unconditional_model(kind):
+  marginal, marginal_params, images, _ = tiny()
+  inverter, params, _, z = tiny(z_shape=REPRESENTATIONS[kind])
+  started = amortised(params, marginal_params)
+  assert jax.tree.structure(started) == jax.tree.structure(params)
+  expected = marginal.apply({"params": marginal_params}, images)
+  np.testing.assert_allclose(inverter.apply({"params": started}, images, z), expected, atol=1e-5)
+  # And h can come in: the gradient of its projections is not zero.
+  grads = jax.grad(lambda p: inverter.apply({"params": p}, images, z).sum())(started)
+  assert any(
+    float(jnp.abs(leaf).max()) > 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
+    if pixelcnn.CONTEXT in jax.tree_util.keystr(path)
+  )
+
+
+def test_only_a_network_of_the_same_shape_is_a_start():
+  _, marginal_params, _, _ = tiny(num_filters=6)
+  _, params, _, _ = tiny(z_shape=(5,))
+  with pytest.raises(UserError, match="start_from"):
+    amortised(params, marginal_params)

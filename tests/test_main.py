@@ -17,7 +17,7 @@ from inversion_jax import config as config_lib
 from inversion_jax import main, report, sampling, stages, storage, training
 from inversion_jax.errors import UserError
 from inversion_jax.report import figures
-from inversion_jax.runs import Run, share_classifier
+from inversion_jax.runs import Run, initial_state, share_classifier
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -402,6 +402,26 @@ def test_without_a_layer_the_same_path_is_the_unconditional_model(data_dir, tmp_
   assert "inverter" in run.progress()
   assert not (run.folder / "classifier").exists()
   assert not (run.folder / "decoder").exists()
+  # A layer that starts from it has its nats before the first step.
+  layer = edited(
+    smaller(get_config("digits_fc3", "smoke")),
+    **{"inverter__start_from": str(run.folder), "data__dir": str(data_dir)},
+  )
+  started = run_stages(layer, tmp_path / "fc3", ("classifier", "inverter"))
+  first = storage.read_metrics(started.folder / "metrics.jsonl")
+  start_nats = next(
+    line["validation_nats_per_image"] for line in first if line["stage"] == "inverter"
+  )
+  best_nats = min(
+    line["validation_nats_per_image"]
+    for line in storage.read_metrics(run.folder / "metrics.jsonl")
+    if "validation_nats_per_image" in line
+  )
+  assert start_nats == pytest.approx(best_nats, rel=1e-4)
+  with pytest.raises(UserError, match="give an unconditional run of digits"):
+    initial_state(
+      Run(edited(layer, inverter__start_from=str(started.folder)), started.folder), "inverter"
+    )
 
 
 @pytest.mark.parametrize("name", ["mnist_conv2", "cifar10_fc3", "affnist_pool_fc3"])
