@@ -27,6 +27,7 @@ FREE_FIELDS = (
     for field in ("num_steps", "log_every", "validate_every", "patience")
   ),
   "evaluate.batch_size",
+  "evaluate.num_maps",
   "sample.num_images",
   "sample.num_samples",
   "sample.batch_size",
@@ -86,7 +87,12 @@ def default() -> ConfigDict:
       "resize_method": "bilinear",
     }
   )
-  config.evaluate = ConfigDict({"batch_size": 128})
+  config.evaluate = ConfigDict(
+    {
+      "batch_size": 128,
+      "num_maps": 1_000,  # test images whose nats are kept pixel by pixel
+    }
+  )
   config.sample = ConfigDict(
     {
       "num_images": 10,
@@ -286,7 +292,7 @@ POSITIVE += ("num_filters", "num_blocks", "num_scales", "num_components", "num_i
 POSITIVE += ("num_samples", "num_units", "num_dense_units", "kernel_size", "pool_sizes")
 RATES = ("dropout_rate", "context_dropout_rate", "ema_decay", "adam_b1", "adam_b2")
 NOT_NEGATIVE = ("num_train", "num_validation", "num_test", "patience", "seed", "snapshot_steps")
-NOT_NEGATIVE += ("num_given_rows",)
+NOT_NEGATIVE += ("num_given_rows", "num_maps")
 
 
 def _check_numbers(config):

@@ -64,8 +64,8 @@ def layers_dir(tmp_path_factory):
 def test_the_comparison_stands_beside_the_first_run_with_all_its_files(layers_dir):
   found = {path.relative_to(layers_dir).as_posix() for path in layers_dir.rglob("*.*")}
   assert found == {
-    *("comparison.json", "comparison.csv", "differences.csv", "report.html"),
-    *("figures/nce.png", "figures/differences.png"),
+    *("comparison.json", "comparison.csv", "differences.csv", "pointwise.csv", "report.html"),
+    *("figures/nce.png", "figures/differences.png", "figures/gains_pointwise.png"),
   }
 
 

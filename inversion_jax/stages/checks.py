@@ -18,7 +18,6 @@ from inversion_jax.stages import scoring
 from inversion_jax.stages.evaluate import evaluate
 from inversion_jax.stages.train import train_classifier, train_inverter
 
-CHECKS = "checks.json"
 FOLDER = "checks"
 PRIOR = "prior"
 # Two trainings of one model end this far apart, as a fraction of the unconditional nats; an
@@ -59,7 +58,7 @@ def run_checks(run: Run):
   controls = {name: _control(run, name) for name in (PRIOR, *representations.CONTROLS[1:])}
   checks = _checks(run, controls)
   rows = [_as_json(check) for check in checks]
-  storage.write_json(run.folder / CHECKS, rows)
+  storage.write_json(run.folder / storage.CHECKS, rows)
   for check in checks:
     low, high = check.difference.interval()
     say(
@@ -71,7 +70,7 @@ def run_checks(run: Run):
   if failed:
     raise UserError(
       f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}; see "
-      f"{run.folder / CHECKS}. Numbers of this run should not be used."
+      f"{run.folder / storage.CHECKS}. Numbers of this run should not be used."
     )
 
 
