@@ -101,13 +101,16 @@ def test_pointwise_information_is_written_for_every_image(written, folders):
   np.testing.assert_allclose([float(row["fc3_nats"]) for row in rows], fc3, atol=1e-6)
 
 
-def test_the_page_shows_pixels_and_images_in_honest_words(written):
+def test_the_page_shows_pixels_and_images_in_honest_words(written, folders):
   text = (written / storage.REPORT).read_text(encoding="utf-8")
   section = text[text.index("<h2>Where the information is</h2>") :]
   section = section[: section.index("</section>")]
   assert section.count("<img") == 4
   for words in ("an estimate, not a bound", "pixels above and to the left", "7 of the 40 test"):
     assert words in section, words
+  maps = gains.read_maps(compare([read_run(folder) for folder in folders]))
+  for name, mean_HW in zip(("conv1", "fc3"), maps.mean_LHW, strict=True):
+    assert f"{name} {100 * mean_HW[:2].sum() / mean_HW.sum():.0f}%" in section
   for name in ("mean", "examples", "pointwise", "tails"):
     assert (written / storage.FIGURES / f"gains_{name}.png").exists()
 

@@ -38,8 +38,10 @@ def mean_gain_figure(
   limit = float(np.abs(mean_gain_LHW).max())
   columns = max(4, min(len(names), 6))
   rows = -(-len(names) // columns)
+  height, width = mean_gain_LHW.shape[1:]
+  row_inches = 0.6 + (WIDTH - 1.2) / columns * height / width
   with matplotlib.rc_context(_PICTURES):
-    figure = Figure(figsize=(WIDTH, 2.45 * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, row_inches * rows), layout="constrained")
     all_axes = figure.subplots(rows, columns, squeeze=False)
     used = all_axes.flat[: len(names)]
     for axes, name, gain_HW, total in zip(used, names, mean_gain_LHW, totals, strict=True):
@@ -86,7 +88,7 @@ def tails_figure(
   """One row a layer: the images with the least gain on the left, with the most on the right."""
   num_each = len(least[0])
   with matplotlib.rc_context(_PICTURES):
-    figure = Figure(figsize=(WIDTH, 0.35 + 1.05 * len(names)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.35 + 0.9 * len(names)), layout="constrained")
     halves = figure.subfigures(1, 2, wspace=0.04, width_ratios=(1.1, 1))
     for half, heading, rows in zip(halves, ("least gain", "most gain"), (least, most), strict=True):
       half.suptitle(heading, fontsize=9.5, fontweight="bold")

@@ -28,6 +28,7 @@ class Maps(NamedTuple):
   """
 
   mean_LHW: np.ndarray
+  marginal_HW: np.ndarray  # mean nats of every pixel under p(x)
   gain_LnHW: np.ndarray
   image_nHWC: np.ndarray
   rows_n: np.ndarray
@@ -100,6 +101,7 @@ def read_maps(comparison: Comparison) -> Maps | None:
   first = runs[0]
   return Maps(
     mean_LHW=mean_RHW[-1] - mean_RHW[:-1],
+    marginal_HW=mean_RHW[-1],
     gain_LnHW=nats_RnHW[-1] - nats_RnHW[:-1],
     image_nHWC=first.maps["image"][rows_of(first.maps["index"], common_n)],
     rows_n=rows_of(first.nats["index"], common_n),
@@ -114,12 +116,14 @@ def _words() -> Html:
   meaning = (
     "The gain of a pixel is log p(pixel | pixels before it, h) less log p(pixel | pixels before"
     " it): what h adds to that which the pixels above and to the left already tell. The order is"
-    " part of the measure: the same fact is paid for at the first pixel that shows it."
-    " Pixels late in the order have little left to gain."
+    " part of the measure: a fact about the whole image, such as its class, counts at the first"
+    " pixels that would show it; after them p(x) knows it too."
   )
   status = (
-    "The gain is a difference of two models' log-probabilities: an estimate, not a bound of"
-    " anything, and negative where the model of p(x | h) predicts worse than that of p(x)."
+    "The gain is a difference of two models' log-probabilities: an estimate, not a bound, and"
+    " negative where the model of p(x | h) predicts worse than that of p(x). Its mean estimates"
+    " I(pixel; h | pixels before it), which is never negative: a mean below zero is a fault of the"
+    " models or chance."
   )
   return element("div", element("p", meaning), element("p", status), class_="note")
 
@@ -149,9 +153,29 @@ def _mean_gains(comparison: Comparison, maps: Maps, parent_dir: pathlib.Path) ->
   caption = (
     f"Mean gain of every pixel over all {len(comparison.runs[0].nats['nats']):,} test images, one"
     " scale for all layers. Under each: the sum over its pixels, in nats per image, which is the"
-    " gain over p(x) of the first table."
+    f" gain over p(x) of the first table.{_upper_rows(comparison, maps)}"
   )
   return page.picture(path, "Mean gain of every pixel, for each layer", caption)
+
+
+def _upper_rows(comparison: Comparison, maps: Maps) -> str:
+  """How much of the gain the first half of the rows has, for layers that surely gain."""
+  height = maps.mean_LHW.shape[1]
+
+  def share(nats_HW):
+    return f"{number(100 * nats_HW[: height // 2].sum() / nats_HW.sum(), 0)}%"
+
+  shares = [
+    f"{name} {share(gain_HW)}"
+    for place, (name, gain_HW) in enumerate(zip(_names(comparison), maps.mean_LHW, strict=True))
+    if information_estimate(comparison, place).interval()[0] > 0
+  ]
+  if not shares:
+    return ""
+  return (
+    f" Part of it in the first {height // 2} of the {height} rows: {', '.join(shares)}; of the nats"
+    f" of p(x) itself, {share(maps.marginal_HW)}."
+  )
 
 
 def _examples(comparison: Comparison, maps: Maps, parent_dir: pathlib.Path) -> Html:
@@ -181,8 +205,8 @@ def _pointwise(comparison: Comparison, gain_LN: np.ndarray, parent_dir: pathlib.
   figures.save(gain_figures.pointwise_figure(_names(comparison), gain_LN), path)
   caption = (
     "Pointwise information of every test image, the sum of the gains of its pixels: log p(x | h)"
-    " less log p(x). Orange: its mean, the gain over p(x) of the first table. The numbers, image"
-    f" by image: {CSV}."
+    " less log p(x). Height: number of images, each layer on a scale of its own. Orange: the mean,"
+    f" the gain over p(x) of the first table. The numbers, image by image: {CSV}."
   )
   return page.picture(path, "Histograms of pointwise information", caption)
 

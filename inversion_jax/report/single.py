@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from inversion_jax import information, storage
-from inversion_jax.report import figures, page, pictures
+from inversion_jax.report import checks, figures, page, pictures
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.runs import UNCONDITIONAL, Run, read_run
 
@@ -56,7 +56,7 @@ def write_run_report(run_dir: pathlib.Path) -> None:
     _honest_words(run),
     _samples(run),
     _images(run),
-    _checks(run),
+    checks.section(run),
     _training(run),
     page.section("Result in full", page.facts(_summary_rows(run.summary))),
     _configuration(run),
@@ -205,52 +205,6 @@ def _extremes(run: Run, title: str, rows: np.ndarray) -> Html:
   return element(
     "div", element("h3", title), page.table(("test image", "label", "nats"), cells, num_names=0)
   )
-
-
-def _checks(run: Run) -> Html:
-  """The answers of the checks stage; nothing before it has run."""
-  if not run.checks:
-    return Html("")
-  failed = [check["check"] for check in run.checks if not check["passes"]]
-  header = ("check", "", "what must hold", "difference, nats", "95% interval", "admitted")
-  cells = []
-  for check in run.checks:
-    difference = information.Estimate(check["difference_nats"], check["standard_error"], 0)
-    cells.append(
-      (
-        check["check"],
-        "passed" if check["passes"] else element("strong", "FAILED"),
-        check["question"],
-        page.with_error(difference),
-        page.range_of((check["low"], check["high"]), difference),
-        _admitted(check),
-      )
-    )
-  verdict = (
-    f"{len(failed)} of {len(run.checks)} failed: {', '.join(failed)}. Numbers of this run should"
-    " not be used."
-    if failed
-    else f"All {len(run.checks)} passed."
-  )
-  text = (
-    "Controls of this run whose answer is known. Positive differences: more is recovered than by"
-    " what the control is compared with. One passes if its 95% interval over test images overlaps"
-    " the admitted range, which leaves room for two trainings of one model to end apart."
-  )
-  return page.section(
-    "Checks",
-    element("p", element("strong", verdict), class_="note warning" if failed else "note"),
-    page.table(header, cells, num_names=3),
-    element("p", text, class_="legend"),
-  )
-
-
-def _admitted(check: dict[str, Any]) -> str:
-  """The range that a check admits, in nats; one end may be open."""
-  least, most = check["least"], check["most"]
-  if least is None:
-    return f"at most {number(most, 2)}"
-  return f"{number(least, 2)} to {number(most, 2)}"
 
 
 def _training(run: Run) -> Html:
