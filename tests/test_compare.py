@@ -152,6 +152,16 @@ def test_only_runs_that_differ_in_nothing_but_the_seed_are_one_row(change, tmp_p
   assert (pairs[0]["a"], pairs[0]["b"]) == ("conv2 (a)", "conv2 (b)")
 
 
+def test_how_a_model_is_looked_at_does_not_set_its_seeds_apart(tmp_path):
+  runs = [
+    fake_run(tmp_path / str(seed), "conv2", 30.0, seed, evaluate={"num_maps": seed})
+    for seed in range(2)
+  ]
+  assert run_compare(*runs) == 0
+  (row,) = storage.read_json(tmp_path / "comparison" / "comparison.json")
+  assert row["num_seeds"] == 2
+
+
 def test_a_single_seed_against_several_is_said(tmp_path):
   runs = [fake_run(tmp_path / f"conv2_{seed}", "conv2", 30.0 + seed, seed) for seed in range(2)]
   assert run_compare(*runs, fake_run(tmp_path / "fc3", "fc3", 50.0)) == 0
