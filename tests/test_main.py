@@ -18,6 +18,7 @@ from inversion_jax import main, report, stages, storage, training
 from inversion_jax.errors import UserError
 from inversion_jax.runs import Run, share_classifier
 from inversion_jax.stages.evaluate import mapped_rows
+from inversion_jax.stages.scoring import inverter_scorer
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -152,7 +153,8 @@ def test_the_maps_of_an_image_add_up_to_its_nats(finished):
 
 def test_fewer_maps_are_some_of_the_same_images_and_the_mean_stays(finished, tmp_path):
   shutil.copytree(finished.folder, tmp_path / "fc3")
-  stages.evaluate(Run(edited(finished.config, evaluate__num_maps=6), tmp_path / "fc3"))
+  run = Run(edited(finished.config, evaluate__num_maps=6), tmp_path / "fc3")
+  stages.evaluate(run)
   all_maps, maps = (
     storage.read_npz(folder / "maps.npz") for folder in (finished.folder, tmp_path / "fc3")
   )
@@ -161,6 +163,9 @@ def test_fewer_maps_are_some_of_the_same_images_and_the_mean_stays(finished, tmp
   for name in ("index", "image", "nats"):
     np.testing.assert_array_equal(maps[name], all_maps[name][rows_n])
   np.testing.assert_array_equal(maps["mean_nats"], all_maps["mean_nats"])
+  params = run.restored("inverter", run.finished("inverter")["best_step"]).ema_params
+  (lower_nats_N,) = inverter_scorer(run, first_row=3)([params], run.data.test)
+  np.testing.assert_allclose(lower_nats_N, all_maps["nats"][:, 3:].sum((1, 2)), rtol=1e-5)
   fewer, more = (set(mapped_rows(1000, num_maps)) for num_maps in (10, 300))
   assert fewer < more
 
