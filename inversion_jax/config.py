@@ -31,6 +31,7 @@ FREE_FIELDS = (
   "evaluate.batch_size",
   "brackets.sigmas",
   "brackets.bits",
+  "evaluate.num_maps",
   "sample.num_images",
   "sample.num_samples",
   "sample.batch_size",
@@ -98,7 +99,12 @@ def default() -> ConfigDict:
   )
   config.decoder = _recipe(num_steps=20_000, decay="cosine", ema_decay=0.999)
   config.decoder.network = _fields_of(Decoder, without=("num_channels",))
-  config.evaluate = ConfigDict({"batch_size": 128})
+  config.evaluate = ConfigDict(
+    {
+      "batch_size": 128,
+      "num_maps": 1_000,  # test images whose nats are kept pixel by pixel
+    }
+  )
   config.brackets = ConfigDict(  # of the brackets stage, one further inverter for each channel
     {"sigmas": (0.1, 0.3, 1.0, 3.0), "bits": (1, 3)}
   )
@@ -316,7 +322,7 @@ POSITIVE += ("num_filters", "num_blocks", "num_scales", "num_components", "num_i
 POSITIVE += ("num_samples", "num_units", "num_dense_units", "kernel_size", "pool_sizes")
 RATES = ("dropout_rate", "context_dropout_rate", "ema_decay", "adam_b1", "adam_b2")
 NOT_NEGATIVE = ("num_train", "num_validation", "num_test", "patience", "seed", "snapshot_steps")
-NOT_NEGATIVE += ("num_given_rows",)
+NOT_NEGATIVE += ("num_given_rows", "num_maps")
 
 
 def _check_numbers(config):

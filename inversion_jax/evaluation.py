@@ -1,6 +1,6 @@
 """Scores every image of a set exactly once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,10 +23,21 @@ def scores(
     batch_size: B.
     description: for the progress.
   """
-  parts = []
+  parts = scored_batches(score_fn, num_images, batch_size, description)
+  return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def scored_batches(
+  score_fn: Callable[[Int[np.ndarray, " B"]], tuple],
+  num_images: int,
+  batch_size: int,
+  description: str = "evaluate",
+) -> Iterator[tuple[np.ndarray, ...]]:
+  """What `scores` puts together, batch by batch: for values too large to hold for all images.
+
+  The arrays may have more axes than the first, and the last batch has only what is left.
+  """
   with track(description, num_images, unit="image") as shown:
     for rows_B, is_valid_B in batches.eval_batches(num_images, batch_size):
-      values = (np.asarray(array, np.float64)[is_valid_B] for array in score_fn(rows_B))
-      parts.append(tuple(values))
+      yield tuple(np.asarray(array, np.float64)[is_valid_B] for array in score_fn(rows_B))
       shown.update(int(is_valid_B.sum()))
-  return tuple(np.concatenate(column) for column in zip(*parts, strict=True))

@@ -20,6 +20,7 @@ from inversion_jax.errors import UserError
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 NATS = "nats.npz"
+MAPS = "maps.npz"
 SAMPLES = "samples.npz"
 SUMMARY = "summary.json"
 NEIGHBOURS = "neighbours.npz"

@@ -64,8 +64,8 @@ def layers_dir(tmp_path_factory):
 def test_the_comparison_stands_beside_the_first_run_with_all_its_files(layers_dir):
   found = {path.relative_to(layers_dir).as_posix() for path in layers_dir.rglob("*.*")}
   assert found == {
-    *("comparison.json", "comparison.csv", "differences.csv", "report.html"),
-    *("figures/nce.png", "figures/differences.png"),
+    *("comparison.json", "comparison.csv", "differences.csv", "pointwise.csv", "report.html"),
+    *("figures/nce.png", "figures/differences.png", "figures/gains_pointwise.png"),
   }
 
 
@@ -150,6 +150,16 @@ def test_only_runs_that_differ_in_nothing_but_the_seed_are_one_row(change, tmp_p
   assert [row["num_seeds"] for row in rows] == [1, 1]
   pairs = read_csv(tmp_path / "comparison" / "differences.csv")
   assert (pairs[0]["a"], pairs[0]["b"]) == ("conv2 (a)", "conv2 (b)")
+
+
+def test_how_a_model_is_looked_at_does_not_set_its_seeds_apart(tmp_path):
+  runs = [
+    fake_run(tmp_path / str(seed), "conv2", 30.0, seed, evaluate={"num_maps": seed})
+    for seed in range(2)
+  ]
+  assert run_compare(*runs) == 0
+  (row,) = storage.read_json(tmp_path / "comparison" / "comparison.json")
+  assert row["num_seeds"] == 2
 
 
 def test_a_single_seed_against_several_is_said(tmp_path):

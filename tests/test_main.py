@@ -18,11 +18,14 @@ from inversion_jax import main, report, sampling, stages, storage, training
 from inversion_jax.errors import UserError
 from inversion_jax.report import figures
 from inversion_jax.runs import Run, initial_state, share_classifier
+from inversion_jax.stages.evaluate import mapped_rows
+from inversion_jax.stages.scoring import inverter_scorer
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 FILES = (
-  *("config.json", "metrics.jsonl", "nats.npz", "samples.npz", "summary.json", "report.html"),
+  *("config.json", "metrics.jsonl", "nats.npz", "maps.npz", "summary.json"),
+  *("samples.npz", "report.html"),
   *("figures/samples.png", "figures/training.png", "figures/nats.png"),
   *("inverter", "classifier", "decoder", "tensorboard"),
 )
@@ -180,6 +183,46 @@ def test_the_nats_of_an_image_are_those_of_the_averaged_parameters(finished):
   )
   saved = storage.read_npz(finished.folder / "nats.npz")["nats"][-3:]
   np.testing.assert_allclose(saved, nats, rtol=1e-5)
+
+
+def test_the_maps_of_an_image_add_up_to_its_nats(finished):
+  nats = storage.read_npz(finished.folder / "nats.npz")
+  maps = storage.read_npz(finished.folder / "maps.npz")
+  assert (maps["nats"].dtype, maps["nats"].shape) == (np.float32, (21, 8, 8))
+  np.testing.assert_array_equal(maps["image"], finished.data.test.images_NHWC)
+  np.testing.assert_array_equal(maps["nats"].sum((1, 2), dtype=np.float64), nats["nats"])
+  assert maps["mean_nats"].sum() == pytest.approx(nats["nats"].mean(), rel=1e-12)
+  np.testing.assert_allclose(maps["mean_nats"], maps["nats"].mean(0), rtol=1e-5)
+
+
+def test_fewer_maps_are_some_of_the_same_images_and_the_mean_stays(finished, tmp_path):
+  shutil.copytree(finished.folder, tmp_path / "fc3")
+  run = Run(edited(finished.config, evaluate__num_maps=6), tmp_path / "fc3")
+  stages.evaluate(run)
+  all_maps, maps = (
+    storage.read_npz(folder / "maps.npz") for folder in (finished.folder, tmp_path / "fc3")
+  )
+  rows_n = np.flatnonzero(np.isin(all_maps["index"], maps["index"]))
+  assert len(rows_n) == 6
+  for name in ("index", "image", "nats"):
+    np.testing.assert_array_equal(maps[name], all_maps[name][rows_n])
+  np.testing.assert_array_equal(maps["mean_nats"], all_maps["mean_nats"])
+  params = run.restored("inverter", run.finished("inverter")["best_step"]).ema_params
+  (lower_nats_N,) = inverter_scorer(run, first_row=3)([params], run.data.test)
+  np.testing.assert_allclose(lower_nats_N, all_maps["nats"][:, 3:].sum((1, 2)), rtol=1e-5)
+  fewer, more = (set(mapped_rows(1000, num_maps)) for num_maps in (10, 300))
+  assert fewer < more
+
+
+def test_a_run_older_than_maps_gets_them_by_evaluating_again(finished, tmp_path):
+  run = Run(finished.config, tmp_path / "fc3")
+  shutil.copytree(finished.folder, run.folder)
+  (run.folder / "maps.npz").unlink()
+  step = run.progress()["inverter"]["best_step"]
+  run.note("evaluate", {"inverter_step": step, "seconds": 1.0})
+  report.write_run_report(run.folder)
+  stages.evaluate(run)
+  assert (run.folder / "maps.npz").exists()
 
 
 def test_the_representation_is_standardised_with_training_statistics(finished):
@@ -408,15 +451,13 @@ def test_without_a_layer_the_same_path_is_the_unconditional_model(data_dir, tmp_
     **{"inverter__start_from": str(run.folder), "data__dir": str(data_dir)},
   )
   started = run_stages(layer, tmp_path / "fc3", ("classifier", "inverter"))
-  first = storage.read_metrics(started.folder / "metrics.jsonl")
-  start_nats = next(
-    line["validation_nats_per_image"] for line in first if line["stage"] == "inverter"
-  )
-  best_nats = min(
-    line["validation_nats_per_image"]
-    for line in storage.read_metrics(run.folder / "metrics.jsonl")
-    if "validation_nats_per_image" in line
-  )
+
+  def validations(of):
+    lines = storage.read_metrics(of.folder / "metrics.jsonl")
+    nats = [line.get("validation_nats_per_image") for line in lines if line["stage"] == "inverter"]
+    return [one for one in nats if one is not None]
+
+  start_nats, best_nats = validations(started)[0], min(validations(run))
   assert start_nats == pytest.approx(best_nats, rel=1e-4)
   with pytest.raises(UserError, match="give an unconditional run of digits"):
     initial_state(

@@ -702,3 +702,39 @@ def test_table_1_has_a_column_a_layer_and_its_least_in_bold(tmp_path):
 def test_table_1_needs_measured_runs(tmp_path):
   with pytest.raises(UserError, match=r"neighbours\.json is missing; run the stage"):
     write_table_1(tmp_path, [fake_run(tmp_path / "run")])
+
+
+def fake_check(name, passes, **numbers):
+  row = {"check": name, "question": f"what {name} must do", "passes": passes}
+  row |= {"difference_nats": -75.5, "standard_error": 2.5, "low": -80.4, "high": -70.6}
+  return row | {"least": None, "most": 0.0} | numbers
+
+
+def test_checks_are_shown_once_there_are_some(tmp_path):
+  folder = fake_run(tmp_path / "conv2", stages=())
+  write_run_report(folder)
+  assert "<h2>Checks</h2>" not in read_page(folder)
+  checks = [
+    fake_check("shuffled", True),
+    fake_check("copy", True, difference_nats=-17.0, low=-17.3, high=-16.7, least=-20.22),
+  ]
+  storage.write_json(folder / storage.CHECKS, checks)
+  write_run_report(folder)
+  shown = words(read_page(folder))
+  assert "All 2 passed." in shown
+  assert (
+    "shuffled passed what shuffled must do \N{MINUS SIGN}75.5 ± 2.5 \N{MINUS SIGN}80.4 to"
+    " \N{MINUS SIGN}70.6 at most 0.00" in shown
+  )
+  assert "\N{MINUS SIGN}20.22 to 0.00" in shown
+
+
+def test_a_failed_check_is_a_warning(tmp_path):
+  folder = fake_run(tmp_path / "conv2", stages=())
+  checks = [fake_check("shuffled", True), fake_check("copy", False)]
+  storage.write_json(folder / storage.CHECKS, checks)
+  write_run_report(folder)
+  text = read_page(folder)
+  assert "1 of 2 failed: copy. Numbers of this run should not be used." in words(text)
+  assert "note warning" in text
+  assert "<strong>FAILED</strong>" in text

@@ -58,11 +58,11 @@ def noisy_bit_nats(sigma: float) -> float:
 
 
 def noisy_codes(sigma: float, num_units: int = 8) -> Noisy:
-  """Digits from a pool; h is a random vector for each of 16 hashes, h~ adds Gaussian noise.
+  """One of 16 digits; h is a random vector for each of them, h~ adds Gaussian noise.
 
   h~ is a mixture of 16 Gaussians, so that I(x; h~) is a mean over draws, to a stated error.
   """
-  pool = tasks.pool()
+  pool = tasks.pool(num_images=16)
   codes_KZ = np.random.default_rng(3).normal(size=(16, num_units))
 
   def codes_of(drawn):
@@ -75,18 +75,15 @@ def noisy_codes(sigma: float, num_units: int = 8) -> Noisy:
     log_posterior_NK = -squares_NK / (2 * sigma**2)
     log_posterior_NK -= logsumexp(log_posterior_NK, axis=1, keepdims=True)
     log_code_N = np.take_along_axis(log_posterior_NK, codes_of(drawn)[:, None], 1)[:, 0]
-    # Four images share a code.
-    log_prob_N = log_code_N + drawn.log_prob_N
-    return Draws(drawn.levels_NHWC, _rescaled(h_tilde_NZ, sigma), log_prob_N), log_code_N
+    return Draws(drawn.levels_NHWC, _rescaled(h_tilde_NZ, sigma), log_code_N), log_code_N
 
   _, log_code_N = draw_all(np.random.default_rng(4), 100_000)
   truth = information.mean_with_error(log_code_N + math.log(16))
   task = Task(
-    *("noisy_codes", f"64 digits; h~: {num_units} units of 16 hashes plus sigma {sigma:g}"),
+    *("noisy_codes", f"16 digits; h~: {num_units} units for each plus noise of sigma {sigma:g}"),
     *(17, pool.entropy_nats, truth.mean, truth.standard_error),
     *(lambda rng, n: draw_all(rng, n)[0], 0.0),
     is_deterministic=False,
-    num_steps_factor=0.7,
   )
   return Noisy(task, Gaussian(sigma), lambda rng, n: codes_KZ[codes_of(pool.draw(rng, n))])
 

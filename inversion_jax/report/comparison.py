@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from inversion_jax import information, storage
-from inversion_jax.report import figures, page, pairs, pictures
+from inversion_jax.report import figures, gains, page, pairs, pictures
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.rows import (
   Comparison,
@@ -36,7 +36,8 @@ _DASH = "\N{EM DASH}"
 def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path]) -> None:
   """Writes tables, `figures/` and `report.html` into `parent_dir`.
 
-  `comparison.json` and `comparison.csv` hold one row a run, `differences.csv` one a pair of them.
+  `comparison.json` and `comparison.csv` hold one row a run, `differences.csv` one a pair of them,
+  `pointwise.csv` one a test image if there is an unconditional run.
 
   Args:
     parent_dir: where the comparison goes, usually the folder above the runs.
@@ -52,6 +53,7 @@ def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path])
   storage.write_json(parent_dir / JSON, rows)
   storage.write_text(parent_dir / CSV, _csv(rows))
   pairs.write_differences(comparison, parent_dir)
+  gains.write_pointwise(comparison, parent_dir)
   parts = [
     _opening(comparison),
     _main_table(comparison, rows, parent_dir),
@@ -59,6 +61,7 @@ def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path])
     _honest_words(comparison),
     _samples(comparison, parent_dir),
     _nce_figure(comparison, rows, parent_dir),
+    gains.section(comparison, parent_dir),
     pairs.section(comparison, parent_dir),
     _absolute(comparison),
     _other_numbers(comparison, rows),

@@ -162,6 +162,7 @@ th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
 td.word, td.number { white-space: nowrap; }
+.wrap { display: block; min-width: 14rem; white-space: normal; }
 .number { text-align: right; padding-left: .9rem; }
 .facts th { font-weight: 400; color: var(--soft); padding-right: 2rem; }
 .legend { color: var(--soft); font-size: .88rem; }

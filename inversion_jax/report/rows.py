@@ -15,6 +15,8 @@ from inversion_jax.errors import UserError
 from inversion_jax.report.runs import UNCONDITIONAL, Replicates, Run
 
 _REFERENCE = "conv1"
+# Besides the seed, what says how a model is looked at and not what it is.
+_NOT_THE_MODEL = ("seed", "evaluate", "sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _replicates(runs: Sequence[Run]) -> list[Replicates]:
   """Rows in the order of their first runs; one seed twice is a repetition and joins nothing."""
   groups: dict[str, list[Run]] = {}
   for run in runs:
-    settings = {name: value for name, value in run.config.items() if name != "seed"}
+    settings = {name: value for name, value in run.config.items() if name not in _NOT_THE_MODEL}
     key = json.dumps([run.layer, settings], sort_keys=True)
     groups.setdefault(key, []).append(run)
   rows = []

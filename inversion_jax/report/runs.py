@@ -31,6 +31,9 @@ class Run(NamedTuple):
   nats: dict[str, np.ndarray]  # `index`, `label`, `nats`, perhaps `live_nats` and `source`
   samples: dict[str, np.ndarray]  # empty before the sample stage
   metrics: list[dict[str, Any]]
+  # `index`, `image`, `nats` of some images, `mean_nats` of all; empty in runs older than these
+  maps: dict[str, np.ndarray]
+  checks: list[dict[str, Any]]  # empty before the checks stage
 
   @property
   def layer(self) -> str:
@@ -102,7 +105,8 @@ def read_run(run_dir: pathlib.Path) -> Run:
   Raises:
     UserError: a file is missing or damaged, or the files belong to different evaluations.
   """
-  samples_path = run_dir / storage.SAMPLES
+  samples_path, maps_path = run_dir / storage.SAMPLES, run_dir / storage.MAPS
+  checks_path = run_dir / storage.CHECKS
   run = Run(
     folder=run_dir,
     config=storage.read_json(run_dir / storage.CONFIG),
@@ -110,6 +114,8 @@ def read_run(run_dir: pathlib.Path) -> Run:
     nats=storage.read_npz(run_dir / storage.NATS),
     samples=storage.read_npz(samples_path) if samples_path.exists() else {},
     metrics=storage.read_metrics(run_dir / storage.METRICS),
+    maps=storage.read_npz(maps_path) if maps_path.exists() else {},
+    checks=storage.read_json(checks_path) if checks_path.exists() else [],
   )
   _check(run)
   return run
@@ -134,6 +140,29 @@ def _check(run: Run):
       f"{run.folder}: {storage.SUMMARY} says nce_nats={nce_nats:.6g}, the mean of {storage.NATS} is"
       f" {run.nce.mean:.6g}; run the evaluate stage again."
     )
+  if run.maps and not _maps_agree(run):
+    raise UserError(
+      f"{run.folder / storage.MAPS} belongs to another evaluation than {storage.NATS}; delete it"
+      " and run the evaluate stage again."
+    )
+
+
+def _maps_agree(run: Run) -> bool:
+  """Whether the pixels of every map add up to the image's nats, and those of the mean to theirs."""
+  nats_N = run.nats["nats"]
+  rows_n = rows_of(run.nats["index"], run.maps["index"])
+  sums_n = run.maps["nats"].sum((1, 2), dtype=np.float64)
+  close = {"rtol": 1e-4, "atol": 1e-4}
+  return np.allclose(sums_n, nats_N[rows_n], **close) and np.allclose(
+    run.maps["mean_nats"].sum(), nats_N.mean(), **close
+  )
+
+
+def rows_of(index_N: np.ndarray, wanted_n: np.ndarray) -> np.ndarray:
+  """Where each of `wanted_n` stands in `index_N`; any row for one that is not in it."""
+  order = np.argsort(index_N, kind="stable")
+  places = np.searchsorted(index_N, wanted_n, sorter=order)
+  return order[np.minimum(places, len(index_N) - 1)]
 
 
 def curve(metrics: Iterable[dict[str, Any]], stage: str, key: str) -> tuple[list, list]:

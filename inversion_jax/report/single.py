@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from inversion_jax import information, storage
-from inversion_jax.report import figures, neighbours, page, pictures
+from inversion_jax.report import checks, figures, neighbours, page, pictures
 from inversion_jax.report.brackets import brackets_section
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.runs import UNCONDITIONAL, Run, read_run
@@ -62,6 +62,7 @@ def write_run_report(run_dir: pathlib.Path) -> None:
     neighbours.section(run),
     _images(run),
     _brackets(run),
+    checks.section(run),
     _training(run),
     page.section("Result in full", page.facts(_summary_rows(run.summary))),
     _configuration(run),

@@ -1,4 +1,4 @@
-"""Scores the test set once, with the best models, and writes `nats.npz` and `summary.json`."""
+"""Scores the test set once, with the best models: `nats.npz`, `maps.npz`, `summary.json`."""
 
 import shlex
 import sys
@@ -6,6 +6,7 @@ import time
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from inversion_jax import information, storage
 from inversion_jax.runs import Run
@@ -13,17 +14,23 @@ from inversion_jax.stages import scoring
 
 
 def evaluate(run: Run):
-  """Writes the nats of every test image, under the averaged and the live parameters."""
+  """Writes the nats of every test image, under the averaged and the live parameters.
+
+  And the nats of every pixel: of `evaluate.num_maps` images, and their mean over all.
+  """
   inverter_step = run.finished("inverter")["best_step"]
   decoder_step = run.progress().get("decoder", {}).get("best_step")
-  steps = {"inverter_step": inverter_step, "decoder_step": decoder_step}
+  made_for = {
+    "inverter_step": inverter_step,
+    "decoder_step": decoder_step,
+    "num_maps": run.config.evaluate.num_maps,
+  }
   done = {"decoder_step": None} | run.progress().get("evaluate", {})
-  if done | steps == done:
+  if done | made_for == done:
     return
   start = time.monotonic()
   test, state = run.data.test, run.restored("inverter", inverter_step)
-  score = scoring.inverter_scorer(run)
-  nats_N, live_nats_N = score([state.ema_params, state.params], test, "evaluate")
+  nats_N, live_nats_N, maps = _scores(run, state)
   storage.write_npz(
     run.folder / storage.NATS,
     {
@@ -34,11 +41,45 @@ def evaluate(run: Run):
       "live_nats": live_nats_N,
     },
   )
+  storage.write_npz(run.folder / storage.MAPS, maps)
   seconds = time.monotonic() - start
   summary = _summary(run, state, nats_N, live_nats_N) | _decoder_summary(run, decoder_step)
   summary["seconds"] = _seconds(run) | {"evaluate": seconds}
   storage.write_json(run.folder / storage.SUMMARY, summary)
-  run.note("evaluate", steps | {"seconds": seconds})
+  run.note("evaluate", made_for | {"seconds": seconds})
+
+
+def _scores(run, state):
+  """Nats of every image under averaged and live parameters, and what `maps.npz` holds."""
+  test = run.data.test
+  num_images = len(test.images_NHWC)
+  rows_n = mapped_rows(num_images, run.config.evaluate.num_maps)
+  kept, parts, sum_HW, start = [], [], 0.0, 0
+  score = scoring.pixel_scorer(run)
+  for batch in score([state.ema_params, state.params], test, "evaluate"):
+    parts.append([nats_BHW.sum((1, 2)) for nats_BHW in batch])
+    nats_BHW, _ = batch
+    here = rows_n[(rows_n >= start) & (rows_n < start + len(nats_BHW))]
+    kept.append(nats_BHW[here - start].astype(np.float32))
+    sum_HW = sum_HW + nats_BHW.sum(0)
+    start += len(nats_BHW)
+  nats_N, live_nats_N = (np.concatenate(column) for column in zip(*parts, strict=True))
+  maps = {
+    "index": test.index_N[rows_n],
+    "image": test.images_NHWC[rows_n],
+    "nats": np.concatenate(kept),
+    "mean_nats": sum_HW / num_images,
+  }
+  return nats_N, live_nats_N, maps
+
+
+def mapped_rows(num_images: int, num_maps: int) -> Int[np.ndarray, " n"]:
+  """Which test images keep their maps, in order: a sample that is the same in every run.
+
+  Not the first ones, which may come from few writers or sources; a smaller sample is part of a
+  larger one.
+  """
+  return np.sort(np.random.default_rng(0).permutation(num_images)[:num_maps])
 
 
 def _summary(run, state, nats_N, live_nats_N):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from inversion_jax import decoders, evaluation, placement
@@ -32,17 +33,33 @@ def classifier_scorer(run: Run) -> Callable:
   return score
 
 
-# Kept for the run at hand, so that validation and evaluation share what was compiled.
-@functools.lru_cache(maxsize=1)
 def inverter_scorer(run: Run, first_row: int = 0) -> Callable:
   """`score(list of params, split)` -> for each params, nats_N = -log p(x | h), float64.
 
   With `first_row` the nats of the pixels from that row on alone.
   """
+
+  def score(params_list, split, description="validate"):
+    parts = (
+      [nats_BHW[:, first_row:].sum((1, 2)) for nats_BHW in batch]
+      for batch in pixel_scorer(run)(params_list, split, description)
+    )
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+  return score
+
+
+# Kept for the run at hand, so that validation and evaluation share what was compiled.
+@functools.lru_cache(maxsize=1)
+def pixel_scorer(run: Run) -> Callable:
+  """`score(list of params, split)` yields batches: for each params, nats_BHW, float64.
+
+  These are -log p(pixel | pixels before it, h); their sum over an image is its -log p(x | h).
+  """
   inverter, observe = run.inverter(), run.observe
 
   def score_batch(params, images_BHWC, z):
-    return -inverter.apply({"params": params}, images_BHWC, z)[:, first_row:].sum((1, 2))
+    return -inverter.apply({"params": params}, images_BHWC, z)
 
   score_batch = _jit_gathered(score_batch)
 
@@ -52,7 +69,8 @@ def inverter_scorer(run: Run, first_row: int = 0) -> Callable:
       z = observe(images_BHWC, index_B) if observe else None
       return tuple(score_batch(params, images_BHWC, z) for params in params_list)
 
-    return evaluation.scores(score_rows, len(split.images_NHWC), _batch_size(run), description)
+    num_images = len(split.images_NHWC)
+    return evaluation.scored_batches(score_rows, num_images, _batch_size(run), description)
 
   return score
 
