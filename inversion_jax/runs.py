@@ -25,6 +25,7 @@ from inversion_jax import config as config_lib
 from inversion_jax.checkpoints import Checkpoints
 from inversion_jax.classifiers import Classifier
 from inversion_jax.errors import UserError
+from inversion_jax.gans import Gan
 from inversion_jax.inverters import Inverter
 from inversion_jax.training import Recipe, TrainState
 
@@ -85,12 +86,12 @@ class Run:
     return load_data(section.pop("name"), section.pop("dir"), **section)
 
   def recipe(self, stage: str) -> Recipe:
-    """How the classifier or the inverter is trained."""
+    """How the classifier, the inverter or the GAN is trained."""
     names = {field.name for field in dataclasses.fields(Recipe)}
     return Recipe(**{name: self.config[stage][name] for name in names})
 
   def checkpoints(self, stage: str) -> Checkpoints:
-    """The checkpoints of the classifier (best: highest accuracy) or the inverter (least nats)."""
+    """The checkpoints of a model; best is the highest accuracy, or of others the least loss."""
     best_mode = "max" if stage == "classifier" else "min"
     return Checkpoints(self.folder / stage, best_mode, self.milestones(stage))
 
@@ -122,6 +123,11 @@ class Run:
     )
     dtype = jnp.dtype(self.config.dtype)
     return Inverter(likelihood, **section.network.to_dict(), dtype=dtype)
+
+  def gan(self) -> Gan:
+    """The generator and its discriminator, without their parameters."""
+    image_shape = self.data.train.images_NHWC.shape[1:]
+    return Gan(self.data.num_levels, image_shape, **self.config.gan.network.to_dict())
 
   def classifier_step(self) -> int | None:
     """The step of the classifier whose layer is inverted; None without a layer."""
@@ -194,7 +200,7 @@ NUM_INIT_IMAGES = 128
 def initial_state(run: Run, stage: str) -> TrainState:
   """The untrained state of `stage`, on all devices."""
   images_BHWC = run.data.train.images_NHWC[:NUM_INIT_IMAGES]
-  represent = run.represent if stage == "inverter" else None
+  represent = run.represent if stage != "classifier" else None
   z = represent(images_BHWC) if represent else None
   build = functools.partial(_build_state, run, stage)
   state = compilation.jit_once(build)(images_BHWC, z)
@@ -204,7 +210,7 @@ def initial_state(run: Run, stage: str) -> TrainState:
 def state_shape(run: Run, stage: str) -> TrainState:
   """Shapes, types and placement of the state of `stage`, without computing it."""
   images_BHWC, z = run.data.train.images_NHWC[:1], None
-  if stage == "inverter" and run.layer:
+  if stage != "classifier" and run.layer:
     init = functools.partial(run.classifier().init_with_output, jax.random.key(0))
     control = run.config.representation.control
     encode_fn = representations.controlled(lambda x: init(x)[0][run.layer], control)
@@ -223,6 +229,9 @@ def _build_state(run, stage, images_BHWC, z):
   }
   if stage == "classifier":
     variables = run.classifier().init(keys, images_BHWC)
+  elif stage == "gan":
+    noise_BE = jnp.zeros((len(images_BHWC), run.config.gan.network.num_noise))
+    variables = run.gan().init(keys, z, noise_BE)
   else:
     variables = run.inverter().init(keys, images_BHWC, z, train=True)
   return training.initial_state(variables["params"], run.recipe(stage).optimizer())

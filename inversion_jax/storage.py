@@ -22,6 +22,8 @@ METRICS = "metrics.jsonl"
 NATS = "nats.npz"
 SAMPLES = "samples.npz"
 SUMMARY = "summary.json"
+GAN = "gan.json"
+GAN_SAMPLES = "gan.npz"
 REPORT = "report.html"
 FIGURES = "figures"
 

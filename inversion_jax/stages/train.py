@@ -21,7 +21,7 @@ from inversion_jax.training import TrainState
 
 def train_classifier(run: Run):
   """Trains the classifier whose layer is inverted, or takes it from a run beside this one."""
-  if not run.layer or _is_trained(run, "classifier"):
+  if not run.layer or is_trained(run, "classifier"):
     return
   if share_classifier(run):
     say("classifier: copied from %s", run.progress()["classifier"]["copied_from"])
@@ -53,13 +53,13 @@ def train_classifier(run: Run):
     }
     return is_correct_N.mean(), metrics
 
-  _train(run, "classifier", loss_fn, batch_fn, validate, num_images)
+  train_model(run, "classifier", loss_fn, batch_fn, validate, num_images)
 
 
 def train_inverter(run: Run):
   """Trains p(x | h), or p(x) without a layer."""
   represent = run.represent
-  if _is_trained(run, "inverter"):
+  if is_trained(run, "inverter"):
     return
   inverter, split = run.inverter(), run.data.train
 
@@ -79,10 +79,11 @@ def train_inverter(run: Run):
     (nats_N,) = score([state.ema_params], run.data.validation)
     return nats_N.mean(), {"validation_nats_per_image": nats_N.mean()}
 
-  _train(run, "inverter", loss_fn, batch_fn, validate, len(split.images_NHWC))
+  train_model(run, "inverter", loss_fn, batch_fn, validate, len(split.images_NHWC))
 
 
-def _is_trained(run, stage):
+def is_trained(run: Run, stage: str) -> bool:
+  """Whether training has reached its last step, or stopped early, and left its best checkpoint."""
   record = run.progress().get(stage)
   # A damaged checkpoint that the user has deleted is trained again.
   if record is None or not (run.folder / stage / str(record["best_step"])).exists():
@@ -90,7 +91,14 @@ def _is_trained(run, stage):
   return record["stopped_early"] or record["step"] >= run.config[stage].num_steps
 
 
-def _train(run, stage, loss_fn, batch_fn, validate, num_images):
+def train_model(
+  run: Run,
+  stage: str,
+  loss_fn: Callable,
+  batch_fn: Callable,
+  validate: Callable[[TrainState], tuple[float, Mapping[str, float]]],
+  num_images: int,
+):
   """Trains one model from its newest checkpoint on, and notes where it ended.
 
   `validate(state)` gives the value by which the best checkpoint is chosen, and metrics.
