@@ -49,7 +49,7 @@ class Generator(nn.Module):
     x = nn.Dense(rows * columns * features)(x).reshape(-1, rows, columns, features)
     x = nn.relu(nn.LayerNorm()(x))
     for scale in reversed(range(self.num_scales)):
-      x = nn.ConvTranspose(self.num_filters * 2**scale, (4, 4), strides=(2, 2))(x)
+      x = _doubled(nn.Conv(4 * self.num_filters * 2**scale, (3, 3))(x))
       x = nn.relu(nn.LayerNorm()(x))
     x = nn.Conv(num_channels, (3, 3))(x)[:, :height, :width]
     return (self.num_levels - 1) * nn.sigmoid(x)
@@ -75,11 +75,28 @@ class Discriminator(nn.Module):
     """Returns (logit of "real", the mean of Q(noise | image))."""
     x = 2.0 * levels_BHWC / (self.num_levels - 1) - 1.0
     for scale in range(self.num_scales):
-      x = nn.Conv(self.num_filters * 2**scale, (5, 5), strides=(2, 2))(x)
-      x = nn.leaky_relu(x, LEAK)
+      x = nn.leaky_relu(nn.Conv(self.num_filters * 2**scale, (3, 3))(_halved(x)), LEAK)
     x = nn.leaky_relu(nn.Dense(self.num_units)(x.reshape(len(x), -1)), LEAK)
     is_real_B = nn.Dense(1, name="is_real")(x)[:, 0]
     return is_real_B, nn.sigmoid(nn.Dense(self.num_noise, name="noise")(x))
+
+
+def _doubled(x_BHWF: Array) -> Array:
+  """Features to space, (B, 2H, 2W, F / 4): with the convolution before it a transposed one.
+
+  Written so because the gradients of strided convolutions are slow on CPU.
+  """
+  batch, height, width, features = x_BHWF.shape
+  blocks = x_BHWF.reshape(batch, height, width, 2, 2, features // 4)
+  return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, features // 4)
+
+
+def _halved(x_BHWF: Array) -> Array:
+  """Space to features, (B, H / 2, W / 2, 4F), rounded up: with a convolution a strided one."""
+  batch, height, width, features = x_BHWF.shape
+  x_BHWF = jnp.pad(x_BHWF, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+  blocks = x_BHWF.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, features)
+  return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(*blocks.shape[:2], -1, 4 * features)
 
 
 class Gan(nn.Module):
