@@ -17,6 +17,7 @@ from inversion_jax import (
   sampling,
   training,
 )
+from inversion_jax.decoders import Decoder
 from inversion_jax.errors import UserError
 
 # Fields that only say how long, how often or where: a later run of a folder may change them.
@@ -24,7 +25,7 @@ FREE_FIELDS = (
   "data.dir",
   *(
     f"{section}.{field}"
-    for section in ("classifier", "inverter", "gan")
+    for section in ("classifier", "inverter", "decoder", "gan")
     for field in ("num_steps", "log_every", "validate_every", "patience")
   ),
   "gan.entropy_weights",
@@ -34,6 +35,8 @@ FREE_FIELDS = (
   "sample.batch_size",
   "sample.sampler",
   "sample.num_given_rows",
+  "neighbours.num_images",
+  "neighbours.num_samples",
 )
 DTYPES = ("float32", "bfloat16")
 NO_LAYER = ""
@@ -88,6 +91,8 @@ def default() -> ConfigDict:
       "resize_method": "bilinear",
     }
   )
+  config.decoder = _recipe(num_steps=20_000, decay="cosine", ema_decay=0.999)
+  config.decoder.network = _fields_of(Decoder, without=("num_channels",))
   config.gan = _gan()
   config.evaluate = ConfigDict({"batch_size": 128})
   config.sample = ConfigDict(
@@ -99,6 +104,8 @@ def default() -> ConfigDict:
       "num_given_rows": 0,  # complete the test images from their first rows
     }
   )
+  # Table 1 compares the first test images with so many samples each.
+  config.neighbours = ConfigDict({"num_images": 500, "num_samples": 10})
   return config
 
 
@@ -206,6 +213,16 @@ def use_digits(config: ConfigDict):
       "validate_every": 60,
     }
   )
+  config.decoder.network.update({"num_filters": 32, "num_scales": 2, "num_units": 128})
+  config.decoder.update(
+    {
+      "learning_rate": 3e-3,
+      "num_steps": 300,
+      "ema_decay": 0.98,
+      "log_every": 50,
+      "validate_every": 150,
+    }
+  )
   if config.representation.layer == NO_LAYER:
     # Without h there is more to learn from the pixels; it is flat after this.
     config.inverter.num_steps = 500
@@ -261,7 +278,7 @@ def _shrink(config):
   if config.data.name == "affnist":
     config.data.name = "affnist/small"
   config.data.update({"num_train": 256, "num_validation": 40, "num_test": 40})
-  for section in (config.classifier, config.inverter, config.gan):
+  for section in (config.classifier, config.inverter, config.decoder, config.gan):
     section.update({"batch_size": 16, "num_steps": 6, "log_every": 2, "validate_every": 3})
   config.classifier.snapshot_steps = (0,)
   config.gan.entropy_weights = (0.0, 10.0)
@@ -270,8 +287,10 @@ def _shrink(config):
   # Two resolutions still halve and double; the third would only take longer to compile.
   config.inverter.network.update({"num_filters": 8, "num_blocks": 1, "num_scales": 2})
   config.inverter.likelihood.num_components = 2
+  config.decoder.network.update({"num_filters": 8, "num_units": 16})
   config.evaluate.batch_size = 16
   config.sample.update({"num_images": 2, "num_samples": 2, "batch_size": 4})
+  config.neighbours.update({"num_images": 4, "num_samples": 2})
 
 
 def for_layer(config: ConfigDict, layer: str) -> ConfigDict:
@@ -301,7 +320,7 @@ def check(config: ConfigDict) -> ConfigDict:
   _one_of("representation.control", control, representations.CONTROLS)
   _one_of("sample.sampler", config.sample.sampler, sampling.SAMPLERS)
   _one_of("data.name", config.data.name, datasets.names())
-  for section in ("classifier", "inverter", "gan"):
+  for section in ("classifier", "inverter", "decoder", "gan"):
     _one_of(f"{section}.decay", config[section].decay, training.DECAYS)
   if config.representation.step not in (BEST_STEP, *config.classifier.snapshot_steps):
     raise UserError(
@@ -363,12 +382,17 @@ def restored(saved: dict) -> ConfigDict:
 
 
 def differences(saved: dict, config: ConfigDict) -> list[str]:
-  """What `config` would change in a folder that was begun with `saved`, but may not, in words."""
+  """What `config` would change in a folder that was begun with `saved`, but may not, in words.
+
+  A section that `saved` has not heard of belongs to a stage that cannot have run there.
+  """
   old, new = dict(leaves(saved)), dict(leaves(config))
   return [
     f"{field} is {old.get(field)!r} there and {new.get(field)!r} here"
     for field in sorted(old.keys() | new.keys())
-    if field not in FREE_FIELDS and old.get(field) != new.get(field)
+    if field not in FREE_FIELDS
+    and field.partition(".")[0] in saved
+    and old.get(field) != new.get(field)
   ]
 
 

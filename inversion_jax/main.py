@@ -32,7 +32,8 @@ _WORKDIR = flags.DEFINE_string(
 _STAGES = flags.DEFINE_list(
   "stages",
   list(stages.DEFAULT),
-  "Stages to run, in this order. Besides these there is checks: controls with a known answer.",
+  "Stages to run, in this order. Besides these there are checks (controls with a known "
+  "answer) and neighbours (Table 1); the report shows the latter if it comes after it.",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "Join the other processes of a cluster (jax.distributed.initialize)."
@@ -57,6 +58,8 @@ def main(_):
     for stage in _STAGES.value:
       say("%s: %s", run.folder, stage)
       stages.STAGES[stage](run)
+  if config.layers and "neighbours" in _STAGES.value:
+    report.write_table_1(workdir, [run.folder for run in runs])
   if config.layers and "report" in _STAGES.value:
     report.write_comparison(workdir, [run.folder for run in runs])
   if "report" in _STAGES.value:

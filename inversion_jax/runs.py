@@ -24,6 +24,7 @@ from inversion_jax import (
 from inversion_jax import config as config_lib
 from inversion_jax.checkpoints import Checkpoints
 from inversion_jax.classifiers import Classifier
+from inversion_jax.decoders import Decoder
 from inversion_jax.errors import UserError
 from inversion_jax.gans import Gan
 from inversion_jax.inverters import Inverter
@@ -86,12 +87,12 @@ class Run:
     return load_data(section.pop("name"), section.pop("dir"), **section)
 
   def recipe(self, stage: str) -> Recipe:
-    """How the classifier, the inverter or the GAN is trained."""
+    """How the classifier, the inverter, the decoder or the GAN is trained."""
     names = {field.name for field in dataclasses.fields(Recipe)}
     return Recipe(**{name: self.config[stage][name] for name in names})
 
   def checkpoints(self, stage: str) -> Checkpoints:
-    """The checkpoints of a model; best is the highest accuracy, or of others the least loss."""
+    """The checkpoints of one model; the best classifier is the most accurate, else least loss."""
     best_mode = "max" if stage == "classifier" else "min"
     return Checkpoints(self.folder / stage, best_mode, self.milestones(stage))
 
@@ -123,6 +124,11 @@ class Run:
     )
     dtype = jnp.dtype(self.config.dtype)
     return Inverter(likelihood, **section.network.to_dict(), dtype=dtype)
+
+  def decoder(self) -> Decoder:
+    """The mean-squared-error decoder, without its parameters."""
+    num_channels = self.data.train.images_NHWC.shape[-1]
+    return Decoder(num_channels, **self.config.decoder.network.to_dict())
 
   def gan(self) -> Gan:
     """The generator and its discriminator, without their parameters."""
@@ -229,6 +235,8 @@ def _build_state(run, stage, images_BHWC, z):
   }
   if stage == "classifier":
     variables = run.classifier().init(keys, images_BHWC)
+  elif stage == "decoder":
+    variables = run.decoder().init(keys, z, images_BHWC.shape[1:3])
   elif stage == "gan":
     noise_BE = jnp.zeros((len(images_BHWC), run.config.gan.network.num_noise))
     variables = run.gan().init(keys, z, noise_BE)

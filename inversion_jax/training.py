@@ -18,6 +18,8 @@ from inversion_jax.errors import UserError
 # read literally, leaves 1.4e-11 of the rate after its 250,000 steps.
 DECAY_PER_STEP = {"none": 1.0, "openai": 0.999995, "paper": 0.9999}
 DECAYS = (*DECAY_PER_STEP, "cosine")
+# What a loss measures, as it ends the names of its metrics.
+NATS = "nats_per_image"
 # A loss this many times the untrained model's is not coming back.
 DIVERGED_RATIO = 10.0
 
@@ -90,29 +92,31 @@ def train_step(
   loss_fn: Callable[[Any, Any, Array], tuple[Array, dict[str, Array]]],
   recipe: Recipe,
   root_key: Array,
+  unit: str = NATS,
 ) -> tuple[TrainState, dict[str, Array]]:
   """One optimiser step.
 
   Args:
     state: where training stands.
     batch: what `loss_fn` reads.
-    loss_fn: `loss_fn(params, batch, dropout_key)` gives the mean nats per image, and metrics.
+    loss_fn: `loss_fn(params, batch, dropout_key)` gives the mean loss of the batch, and metrics.
     recipe: rate and average.
     root_key: the run's key; the dropout key is a function of it and the step.
+    unit: of the loss.
 
   Returns:
-    The next state, and metrics with `train_nats_per_image`, `grad_norm`, `learning_rate`.
+    The next state, and metrics with `train_<unit>`, `grad_norm`, `learning_rate`.
   """
   dropout_key = key_for(root_key, "dropout", state.step)
   value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-  (loss_nats, metrics), grads = value_and_grad(state.params, batch, dropout_key)
+  (loss, metrics), grads = value_and_grad(state.params, batch, dropout_key)
   updates, opt_state = recipe.optimizer().update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   warm_up = (1.0 + state.step) / (10.0 + state.step)
   step_size = 1.0 - jnp.minimum(recipe.ema_decay, warm_up)
   ema_params = optax.incremental_update(params, state.ema_params, step_size)
   metrics = {
-    "train_nats_per_image": loss_nats,
+    f"train_{unit}": loss,
     **metrics,
     "grad_norm": optax.tree.norm(grads),
     "learning_rate": recipe.rate_at(state.step),
@@ -126,7 +130,8 @@ def fit(
   step_fn: Callable,
   batch_fn: Callable[[int], Any],
   recipe: Recipe,
-  start_nats: float,
+  start_loss: float,
+  unit: str = NATS,
   milestones: Collection[int] = (),
   on_log: Callable[[int, Mapping[str, float]], None],
   on_validate: Callable[[int, TrainState], bool],
@@ -138,7 +143,8 @@ def fit(
     step_fn: `step_fn(state, batch)` as `train_step`, compiled.
     batch_fn: the batch of a step, a function of the step alone, so a resumed run repeats itself.
     recipe: when to log, validate and end.
-    start_nats: nats per image of the untrained model; far above it, training has diverged.
+    start_loss: of the untrained model; far above it, training has diverged.
+    unit: of the loss, as for `train_step`.
     milestones: further steps to validate at.
     on_log: gets the step and its metrics on the host.
     on_validate: gets the step and the state, saves it, and says whether to stop early.
@@ -154,19 +160,18 @@ def fit(
     )
     if step % recipe.log_every == 0 or is_validation:
       values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-      _check_progress(step, values, start_nats)
+      _check_progress(step, values[f"train_{unit}"], values["grad_norm"], start_loss)
       on_log(step, values)
     if is_validation and on_validate(step, state):
       break
   return state
 
 
-def _check_progress(step, values, start_nats):
-  loss_nats, grad_norm = values["train_nats_per_image"], values["grad_norm"]
-  if not np.isfinite([loss_nats, grad_norm]).all():
-    what = f"the loss is {loss_nats} and the gradient norm {grad_norm}"
-  elif loss_nats > DIVERGED_RATIO * start_nats:
-    what = f"the loss is {loss_nats:.4g} nats, after {start_nats:.4g} at the start"
+def _check_progress(step, loss, grad_norm, start_loss):
+  if not np.isfinite([loss, grad_norm]).all():
+    what = f"the loss is {loss} and the gradient norm {grad_norm}"
+  elif loss > DIVERGED_RATIO * start_loss:
+    what = f"the loss is {loss:.4g}, after {start_loss:.4g} at the start"
   else:
     return
   raise UserError(

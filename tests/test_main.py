@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from inversion_jax import config as config_lib
-from inversion_jax import main, report, stages, storage, training
+from inversion_jax import main, report, sampling, stages, storage, training
 from inversion_jax.errors import UserError
 from inversion_jax.runs import Run, share_classifier
 
@@ -23,7 +23,7 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 FILES = (
   *("config.json", "metrics.jsonl", "nats.npz", "samples.npz", "summary.json", "report.html"),
   *("figures/samples.png", "figures/training.png", "figures/nats.png"),
-  *("inverter", "classifier", "tensorboard"),
+  *("inverter", "classifier", "decoder", "tensorboard"),
 )
 
 
@@ -124,6 +124,40 @@ def test_a_run_leaves_every_file_and_true_numbers(finished):
   assert samples["sample"].shape == (2, 2, 8, 8, 1)
   assert samples["sample"].dtype == np.uint8
   assert samples["sample"].max() <= 16
+
+
+def test_the_decoder_of_a_run_is_scored_and_shown(finished):
+  summary = storage.read_json(finished.folder / "summary.json")
+  step = finished.progress()["decoder"]["best_step"]
+  params, test = finished.restored("decoder", step).ema_params, finished.data.test
+  images = finished.decoder().apply(
+    {"params": params}, finished.represent(test.images_NHWC), (8, 8)
+  )
+  errors = np.square(np.asarray(images) - test.images_NHWC / 16).mean((1, 2, 3))
+  assert summary["decoder_mse"] == pytest.approx(errors.mean(), rel=1e-5)
+  error = errors.std(ddof=1) / np.sqrt(21)
+  assert summary["decoder_mse_standard_error"] == pytest.approx(error, rel=1e-4)
+  samples = storage.read_npz(finished.folder / "samples.npz")
+  assert samples["reconstruction"].dtype == np.uint8
+  np.testing.assert_array_equal(samples["reconstruction"], np.rint(np.asarray(images[:2]) * 16))
+  assert "MSE" in (finished.folder / "report.html").read_text()
+
+
+def test_a_decoder_joins_samples_that_were_drawn_before_it(finished, tmp_path, monkeypatch):
+  shutil.copytree(finished.folder, tmp_path / "fc3")
+  shutil.rmtree(tmp_path / "fc3" / "decoder")
+  run = Run(finished.config, tmp_path / "fc3")
+  notes = {name: note for name, note in run.progress().items() if name != "decoder"}
+  storage.write_json(run.folder / "stages.json", notes)
+  stages.sample(run)
+  without, expected = (storage.read_npz(r.folder / "samples.npz") for r in (run, finished))
+  assert "reconstruction" not in without
+  stages.train_decoder(run)
+  monkeypatch.setattr(sampling, "draw", None)
+  stages.sample(run)
+  samples = storage.read_npz(run.folder / "samples.npz")
+  for name, values in expected.items():
+    np.testing.assert_array_equal(samples[name], values)
 
 
 def test_the_nats_of_an_image_are_those_of_the_averaged_parameters(finished):
@@ -248,6 +282,61 @@ def test_the_samplers_of_a_run_agree_and_complete_its_images(finished, tmp_path)
     stages.sample(Run(edited(finished.config, sample__num_given_rows=8), tmp_path / "fc3"))
 
 
+@pytest.fixture(scope="module")
+def with_neighbours(finished, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("neighbours") / "fc3"
+  shutil.copytree(finished.folder, folder)
+  run = Run(edited(finished.config, neighbours__num_samples=3), folder)
+  for stage in ("neighbours", "report"):
+    stages.STAGES[stage](run)
+  return run
+
+
+def test_samples_are_encoded_again_and_compared_with_the_training_set(with_neighbours):
+  run = with_neighbours
+  arrays = storage.read_npz(run.folder / "neighbours.npz")
+  drawn = storage.read_npz(run.folder / "samples.npz")["sample"]
+  np.testing.assert_array_equal(arrays["sample"][:2, :2], drawn)
+  encode, train, test = run.encode_fn(), run.data.train, run.data.test
+  h = np.asarray(encode(test.images_NHWC[:4]))
+  h_samples = np.asarray(encode(arrays["sample"].reshape(12, 8, 8, 1))).reshape(4, 3, -1)
+  sample_l1 = np.abs(h_samples - h[:, None]).mean(-1)
+  np.testing.assert_allclose(arrays["sample_l1"], sample_l1, rtol=1e-4)
+  all_l1 = np.abs(np.asarray(encode(train.images_NHWC)) - h[:, None]).mean(-1)
+  rows = np.argsort(all_l1, axis=1)[:, :6]
+  np.testing.assert_allclose(
+    arrays["nearest_l1"], np.take_along_axis(all_l1, rows, axis=1), rtol=1e-4
+  )
+  np.testing.assert_array_equal(arrays["nearest"], train.images_NHWC[rows])
+  np.testing.assert_array_equal(arrays["nearest_index"], train.index_N[rows])
+  table = storage.read_json(run.folder / "neighbours.json")
+  means = {name: row["mean_l1"] for name, row in table["rows"].items()}
+  assert means == pytest.approx(
+    {
+      "1NN": all_l1.min(1).mean(),
+      "IM-S": sample_l1[:, 0].mean(),
+      "IM-NN": sample_l1.min(1).mean(),
+    },
+    rel=1e-4,
+  )
+  gain = sample_l1[:, 0] - sample_l1.min(1)
+  (difference,) = (row for row in table["differences"] if row["first"] == "IM-S")
+  assert difference["mean_l1"] == pytest.approx(gain.mean(), rel=1e-3)
+  assert difference["standard_error"] == pytest.approx(gain.std(ddof=1) / 2, rel=1e-3)
+  assert table["mean_absolute_h"] == pytest.approx(np.abs(h).mean(), rel=1e-4)
+  assert "Neighbours in the layer" in (run.folder / "report.html").read_text()
+
+
+def test_neighbours_that_were_measured_are_left_alone(with_neighbours, monkeypatch):
+  monkeypatch.setattr(sampling, "draw", None)
+  stages.STAGES["neighbours"](with_neighbours)
+
+
+def test_without_a_layer_there_are_no_neighbours(finished, tmp_path):
+  with pytest.raises(UserError, match="this one has none"):
+    stages.STAGES["neighbours"](Run(edited(finished.config, representation__layer=""), tmp_path))
+
+
 def test_checks_name_what_an_untrained_inverter_cannot_do(finished, tmp_path):
   shutil.copytree(finished.folder, tmp_path / "fc3")
   run = Run(edited(finished.config, inverter__num_steps=6), tmp_path / "fc3")
@@ -302,6 +391,7 @@ def test_without_a_layer_the_same_path_is_the_unconditional_model(data_dir, tmp_
   assert (summary["layer"], summary["classifier_test_accuracy"]) == ("none", None)
   assert "inverter" in run.progress()
   assert not (run.folder / "classifier").exists()
+  assert not (run.folder / "decoder").exists()
 
 
 @pytest.mark.parametrize("name", ["mnist_conv2", "cifar10_fc3", "affnist_pool_fc3"])
@@ -369,6 +459,8 @@ def edited(config, **fields):
     ({"data__name": "imagenet"}, "data.name='imagenet' is not one of"),
     ({"dtype": "float8"}, "dtype='float8' is not one of"),
     ({"inverter__decay": "fast"}, "inverter.decay='fast' is not one of"),
+    ({"decoder__decay": "fast"}, "decoder.decay='fast' is not one of"),
+    ({"decoder__network__num_scales": 0}, "decoder.network.num_scales=0 must be above zero"),
     ({"inverter__network__dropout_rate": 1.5}, "must be at least 0 and below 1"),
     ({"inverter__batch_size": 0}, "inverter.batch_size=0 must be above zero"),
     ({"inverter__network__context": "both"}, "inverter.network.context='both'"),
@@ -385,6 +477,16 @@ def test_a_folder_of_another_configuration_is_left_alone(finished):
     Run(config, finished.folder).begin()
   longer = edited(finished.config, inverter__num_steps=6, sample__num_images=2)
   Run(longer, finished.folder).begin()
+
+
+def test_a_folder_from_before_a_stage_existed_goes_on(finished):
+  old = finished.config.to_dict()
+  del old["decoder"]
+  assert not config_lib.differences(old, finished.config)
+  del old["inverter"]["network"]["num_filters"]
+  assert config_lib.differences(old, finished.config) == [
+    "inverter.network.num_filters is None there and 4 here"
+  ]
 
 
 def test_a_damaged_checkpoint_is_named_and_its_advice_helps(finished, tmp_path):

@@ -18,7 +18,7 @@ def quadratic(params, batch, key):
   return jnp.square(params["w"] - batch).mean(), {}
 
 
-def fit(recipe, *, loss_fn=quadratic, batch_fn=lambda step: 3.0, state=None, start_nats=100.0):
+def fit(recipe, *, loss_fn=quadratic, batch_fn=lambda step: 3.0, state=None, start_loss=100.0):
   logged, validated = [], []
   state = state or training.initial_state({"w": jnp.zeros(())}, recipe.optimizer())
   step_fn = functools.partial(
@@ -29,7 +29,7 @@ def fit(recipe, *, loss_fn=quadratic, batch_fn=lambda step: 3.0, state=None, sta
     step_fn=jax.jit(step_fn),
     batch_fn=batch_fn,
     recipe=recipe,
-    start_nats=start_nats,
+    start_loss=start_loss,
     milestones=(3,),
     on_log=lambda step, values: logged.append((step, values)),
     on_validate=lambda step, state: validated.append(step) or step >= 8,

@@ -129,7 +129,7 @@ def _train(name, inverter, train: Draws, recipe, seed):
       step_fn=compilation.jit_step(step_fn),
       batch_fn=batch_fn,
       recipe=recipe,
-      start_nats=math.inf,
+      start_loss=math.inf,
       on_log=lambda step, values: shown.update(
         recipe.log_every, nats=values["train_nats_per_image"]
       ),

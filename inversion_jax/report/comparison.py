@@ -25,7 +25,6 @@ from inversion_jax.report.rows import (
   marginal_place,
 )
 from inversion_jax.report.runs import Run, read_run
-from inversion_jax.report.single import row_names
 
 JSON = "comparison.json"
 CSV = "comparison.csv"
@@ -295,7 +294,7 @@ def _sample_columns(
   columns = [pictures.Column("original", first["original"][first_rows][:, None])]
   for (run, name), rows in zip(drawn, rows_of, strict=True):
     columns.append(pictures.Column(name, run.samples["sample"][rows][:, :shown]))
-  return columns, row_names(first["index"][first_rows], first["label"][first_rows])
+  return columns, pictures.row_names(first["index"][first_rows], first["label"][first_rows])
 
 
 def _nce_figure(comparison: Comparison, rows: Sequence[dict], parent_dir: pathlib.Path) -> Html:

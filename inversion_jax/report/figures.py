@@ -77,11 +77,25 @@ _NATS = _Panel(
     _Curve("validation_nats_per_image", "validation, averaged parameters", BLUE, "o"),
   ),
 )
+_GRADIENT = _Panel("Gradient", "norm", (_Curve("grad_norm", "", GREY),), "log")
 _RATE = _Panel("Learning rate", "per step", (_Curve("learning_rate", "", GREY),))
 PANELS = {
   "inverter": (
     _NATS,
-    _Panel("Gradient", "norm", (_Curve("grad_norm", "", GREY),), "log"),
+    _GRADIENT,
+    _RATE,
+  ),
+  "decoder": (
+    _Panel(
+      "Squared error",
+      "per sub-pixel, 0 black to 1 white",
+      (
+        _Curve("train_mse_per_sub_pixel", "train", SKY),
+        _Curve("validation_mse_per_sub_pixel", "validation, averaged parameters", BLUE, "o"),
+      ),
+      "log",
+    ),
+    _GRADIENT,
     _RATE,
   ),
   "classifier": (

@@ -54,6 +54,11 @@ def grid_figure(columns: Sequence[Column], row_names: Sequence[str], num_levels:
     return figure
 
 
+def row_names(index_N: Integer[np.ndarray, " N"], label_N: Integer[np.ndarray, " N"]) -> list[str]:
+  """What stands beside rows of test images."""
+  return [f"test {index}\nlabel {label}" for index, label in zip(index_N, label_N, strict=True)]
+
+
 def _column_boxes(columns: Sequence[Column]) -> tuple[list[int], int, int]:
   """(left edges, width of the figure, enlargement), in pixels."""
   num_tiles = sum(column.levels.shape[1] for column in columns)

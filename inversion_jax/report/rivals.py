@@ -8,7 +8,6 @@ from typing import Any
 
 from inversion_jax import storage
 from inversion_jax.report import figures, pictures
-from inversion_jax.report.single import row_names
 
 _MAX_ROWS, _SHOWN = 8, 4
 
@@ -33,7 +32,7 @@ def write_figure_3(output: pathlib.Path, run_dir: pathlib.Path) -> None:
   for row, samples in zip(rows, groups, strict=True):
     column = pictures.Column(_heading(row), samples[:_MAX_ROWS, :_SHOWN], _note(row))
     columns.append(column)
-  names = row_names(arrays["index"][:_MAX_ROWS], arrays["label"][:_MAX_ROWS])
+  names = pictures.row_names(arrays["index"][:_MAX_ROWS], arrays["label"][:_MAX_ROWS])
   figures.save(pictures.grid_figure(columns, names, num_levels), output / "figure_3.png")
   storage.write_text(output / "figure_3.csv", _csv(rows))
 

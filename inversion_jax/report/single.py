@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from inversion_jax import information, storage
-from inversion_jax.report import figures, page, pictures
+from inversion_jax.report import figures, neighbours, page, pictures
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.runs import UNCONDITIONAL, Run, read_run
 
@@ -29,6 +29,9 @@ _NAMES = {
   "bits_per_dim": ("codelength", "bits per sub-pixel"),
   "classifier_test_accuracy": ("classifier's test accuracy, as a fraction", ""),
   "classifier_step": ("classifier read at step", ""),
+  "decoder_mse": ("decoder's squared error, sub-pixels from 0 to 1", "per sub-pixel"),
+  "decoder_mse_standard_error": ("its standard error", "per sub-pixel"),
+  "decoder_steps": ("decoder evaluated at step", ""),
   "inverter_num_params": ("parameters of the inverter", ""),
   "inverter_steps": ("inverter evaluated at step", ""),
   "inverter_train_steps": ("inverter trained until step", ""),
@@ -55,6 +58,7 @@ def write_run_report(run_dir: pathlib.Path) -> None:
     _headline(run),
     _honest_words(run),
     _samples(run),
+    neighbours.section(run),
     _images(run),
     _training(run),
     page.section("Result in full", page.facts(_summary_rows(run.summary))),
@@ -172,12 +176,7 @@ def _sample_columns(run: Run) -> tuple[list[pictures.Column], list[str]]:
     columns.append(pictures.Column("MSE", rows["reconstruction"][:, None]))
   samples = rows["sample"][:, :_MAX_SAMPLES]
   columns.append(pictures.Column(f"samples from p(x{_given(run)})", samples))
-  return columns, row_names(rows["index"], rows["label"])
-
-
-def row_names(index_N: np.ndarray, label_N: np.ndarray) -> list[str]:
-  """What stands beside a row of pictures."""
-  return [f"test {index}\nlabel {label}" for index, label in zip(index_N, label_N, strict=True)]
+  return columns, pictures.row_names(rows["index"], rows["label"])
 
 
 def _images(run: Run) -> Html:
@@ -209,7 +208,7 @@ def _extremes(run: Run, title: str, rows: np.ndarray) -> Html:
 def _training(run: Run) -> Html:
   stages = [
     stage
-    for stage in ("inverter", "classifier")
+    for stage in ("inverter", "decoder", "classifier")
     if any(record.get("stage") == stage for record in run.metrics)
   ]
   missing = ""
@@ -220,7 +219,7 @@ def _training(run: Run) -> Html:
   path = run.folder / storage.FIGURES / "training.png"
   figure = figures.training_figure(run.metrics, stages, run.summary.get("inverter_steps"))
   figures.save(figure, path)
-  caption = "Lower codelengths are better. Steep starts leave the panel at the top."
+  caption = "Lower codelengths and errors are better. Steep starts leave the panel at the top."
   return page.section("Training", page.picture(path, "Training curves", caption), missing)
 
 

@@ -5,8 +5,9 @@ from inversion_jax.runs import Run
 from inversion_jax.stages.checks import run_checks
 from inversion_jax.stages.evaluate import evaluate
 from inversion_jax.stages.gan import compare_with_gans
+from inversion_jax.stages.neighbours import measure_neighbours
 from inversion_jax.stages.sample import sample
-from inversion_jax.stages.train import train_classifier, train_inverter
+from inversion_jax.stages.train import train_classifier, train_decoder, train_inverter
 
 
 def write_report(run: Run):
@@ -17,11 +18,14 @@ def write_report(run: Run):
 STAGES = {
   "classifier": train_classifier,
   "inverter": train_inverter,
+  "decoder": train_decoder,
   "evaluate": evaluate,
   "sample": sample,
   "report": write_report,
   "checks": run_checks,
+  "neighbours": measure_neighbours,
   "gan": compare_with_gans,
 }
-# The checks train six further inverters, the GANs are a comparison: only for those who ask.
-DEFAULT = tuple(name for name in STAGES if name not in ("checks", "gan"))
+# Only for those who ask: the checks train six further inverters, the neighbours take thousands of
+# samples, and the GANs are a comparison.
+DEFAULT = tuple(name for name in STAGES if name not in ("checks", "neighbours", "gan"))

@@ -1,4 +1,4 @@
-"""Scores the test set once, with the best inverter, and writes `nats.npz` and `summary.json`."""
+"""Scores the test set once, with the best models, and writes `nats.npz` and `summary.json`."""
 
 import shlex
 import sys
@@ -15,7 +15,10 @@ from inversion_jax.stages import scoring
 def evaluate(run: Run):
   """Writes the nats of every test image, under the averaged and the live parameters."""
   inverter_step = run.finished("inverter")["best_step"]
-  if run.progress().get("evaluate", {}).get("inverter_step") == inverter_step:
+  decoder_step = run.progress().get("decoder", {}).get("best_step")
+  steps = {"inverter_step": inverter_step, "decoder_step": decoder_step}
+  done = {"decoder_step": None} | run.progress().get("evaluate", {})
+  if done | steps == done:
     return
   start = time.monotonic()
   test, state = run.data.test, run.restored("inverter", inverter_step)
@@ -32,10 +35,10 @@ def evaluate(run: Run):
     },
   )
   seconds = time.monotonic() - start
-  summary = _summary(run, state, nats_N, live_nats_N)
+  summary = _summary(run, state, nats_N, live_nats_N) | _decoder_summary(run, decoder_step)
   summary["seconds"] = _seconds(run) | {"evaluate": seconds}
   storage.write_json(run.folder / storage.SUMMARY, summary)
-  run.note("evaluate", {"inverter_step": inverter_step, "seconds": seconds})
+  run.note("evaluate", steps | {"seconds": seconds})
 
 
 def _summary(run, state, nats_N, live_nats_N):
@@ -67,6 +70,19 @@ def _summary(run, state, nats_N, live_nats_N):
     "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     "seed": run.config.seed,
     "command": shlex.join(["python", "-m", "inversion_jax.main", *sys.argv[1:]]),
+  }
+
+
+def _decoder_summary(run, step):
+  if step is None:
+    return {}
+  test = run.data.test
+  (mse_N,) = scoring.decoder_scorer(run)(run.restored("decoder", step).ema_params, test)
+  mse = information.mean_with_error(mse_N, test.source_N)
+  return {
+    "decoder_mse": mse.mean,
+    "decoder_mse_standard_error": mse.standard_error,
+    "decoder_steps": step,
   }
 
 

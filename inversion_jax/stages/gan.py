@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from inversion_jax import (
-  batches,
+  data,
   diversity,
   evaluation,
   gans,
   information,
+  neighbours,
   placement,
   report,
   sampling,
@@ -25,7 +26,9 @@ from inversion_jax import (
 from inversion_jax.errors import UserError
 from inversion_jax.progress import say
 from inversion_jax.runs import Run
-from inversion_jax.stages.train import is_trained, train_classifier, train_model
+from inversion_jax.stages import scoring
+from inversion_jax.stages.neighbours import encoder
+from inversion_jax.stages.train import images_and_z, is_trained, train_classifier, train_model
 
 FOLDER = "gan"
 NUM_VARIANCE_IMAGES = 1000
@@ -52,7 +55,8 @@ def compare_with_gans(run: Run):
   if done | record == done:
     return
   num_images, num_samples = ours["sample"].shape[:2]
-  nearest_NS = nearest_rows(run, num_images, num_samples)
+  encode = encoder(run, _batch_size(run))
+  nearest_NS = _nearest_rows(run, encode, num_images, num_samples)
   arrays = {
     **ours,
     "entropy_weight": np.asarray(run.config.gan.entropy_weights, np.float64),
@@ -61,7 +65,7 @@ def compare_with_gans(run: Run):
     "nearest_index": run.data.train.index_N[nearest_NS],
   }
   storage.write_npz(run.folder / storage.GAN_SAMPLES, arrays)
-  storage.write_json(run.folder / storage.GAN, _rows(run, arrays))
+  storage.write_json(run.folder / storage.GAN, _rows(run, encode, arrays))
   report.write_figure_3(run.folder / storage.FIGURES, run.folder)
   run.note("gan", record | {"seconds": time.monotonic() - start})
 
@@ -95,10 +99,6 @@ def train_gan(run: Run):
       **{"gan": gan, "encode_fn": encode_fn, "variance": h_variance, "weights": weights},
     )
 
-  def batch_fn(rows_B):
-    image_BHWC = placement.put_batch(split.images_NHWC[rows_B])
-    return {"image": image_BHWC, "z": represent(image_BHWC)}
-
   @jax.jit
   def score_batch(params, image_BHWC, index_B):
     noise_BE = _noise(run, "validate", index_B, jnp.zeros_like(index_B))
@@ -114,15 +114,15 @@ def train_gan(run: Run):
     def score_rows(rows_B):
       return score_batch(state.ema_params, *placement.put_batch((images[rows_B], index[rows_B])))
 
-    batch_size = placement.rounded_up(run.config.evaluate.batch_size)
-    conditional_N, entropy_N = evaluation.scores(score_rows, len(images), batch_size, "validate")
+    scored = evaluation.scores(score_rows, len(images), _batch_size(run), "validate")
+    conditional_N, entropy_N = scored
     metrics = {
       "validation_conditional_loss": conditional_N.mean(),
       "validation_entropy_loss": entropy_N.mean(),
     }
     return conditional_N.mean(), metrics
 
-  train_model(run, "gan", loss_fn, batch_fn, validate, len(split.images_NHWC))
+  train_model(run, "gan", loss_fn, images_and_z(run), validate, len(split.images_NHWC), "loss")
 
 
 def _variance(encode_fn, split):
@@ -162,26 +162,22 @@ def _draw(run, num_images, num_samples):
   return np.stack(samples, axis=1).astype(np.uint8)
 
 
-def nearest_rows(run: Run, num_images: int, num_nearest: int) -> np.ndarray:
+def _nearest_rows(run, encode, num_images, num_nearest):
   """Rows of the training images nearest to the first test images by the layer's L1, (N, S)."""
-  encode_fn = run.encode_fn()
-  h_train = _encoded(run, encode_fn, run.data.train.images_NHWC)
-  h_test = _encoded(run, encode_fn, run.data.test.images_NHWC[:num_images])
-  distance_of = (np.abs(h_train - h).mean(1) for h in h_test)
-  return np.stack([np.argsort(distance, kind="stable")[:num_nearest] for distance in distance_of])
+  train, test = run.data.train, run.data.test
+  near = neighbours.nearest(
+    encode(test.images_NHWC[:num_images]),
+    lambda rows_B: encode(train.images_NHWC[rows_B]),
+    *(len(train.images_NHWC), _batch_size(run), num_nearest),
+  )
+  return near.rows_MK
 
 
-def _encoded(run, encode_fn, images_NHWC):
-  """The layer of all images, one row of units each."""
-  batch_size = placement.rounded_up(run.config.evaluate.batch_size)
-  parts = [
-    np.asarray(encode_fn(images_NHWC[rows_B]))[is_valid_B]
-    for rows_B, is_valid_B in batches.eval_batches(len(images_NHWC), batch_size)
-  ]
-  return np.concatenate(parts).reshape(len(images_NHWC), -1)
+def _batch_size(run):
+  return placement.rounded_up(run.config.evaluate.batch_size)
 
 
-def _rows(run, arrays):
+def _rows(run, encode, arrays):
   """What is measured of each kind of samples, a row each."""
   kinds = {
     **{
@@ -191,16 +187,16 @@ def _rows(run, arrays):
     "inverter": arrays["sample"],
     "nearest training images": arrays["nearest"],
   }
-  measured = [_measured(run, arrays, samples) for samples in kinds.values()]
+  measured = [_measured(run, encode, arrays, samples) for samples in kinds.values()]
   return [{"samples": name} | row for name, row in zip(kinds, measured, strict=True)]
 
 
-def _measured(run, arrays, samples_NSHWC):
+def _measured(run, encode, arrays, samples_NSHWC):
   """Means over test images, with standard errors; pixels as a fraction of their range."""
   pairwise_N = diversity.pairwise_l1(samples_NSHWC) / (run.data.num_levels - 1)
   to_original_N = diversity.l1_to_originals(samples_NSHWC, arrays["original"])
   to_original_N /= run.data.num_levels - 1
-  feature_N, accuracy_N = _through_classifier(run, arrays, samples_NSHWC)
+  feature_N, accuracy_N = _through_classifier(run, encode, arrays, samples_NSHWC)
   values = {
     "diversity": pairwise_N,
     "l1_to_original": to_original_N,
@@ -216,15 +212,17 @@ def _measured(run, arrays, samples_NSHWC):
   return row
 
 
-def _through_classifier(run, arrays, samples_NSHWC):
+def _through_classifier(run, encode, arrays, samples_NSHWC):
   """(L1 between the layer of a sample and of its original; fraction read as the label), N each."""
   num_images, num_samples = samples_NSHWC.shape[:2]
   images_MHWC = samples_NSHWC.reshape(-1, *samples_NSHWC.shape[2:])
-  encode_fn, classifier = run.encode_fn(), run.classifier()
+  rows_M = np.repeat(np.arange(num_images), num_samples)
+  h_MU = encode(arrays["original"])[rows_M]
+  feature_l1_M = neighbours.l1_distance(encode(images_MHWC), h_MU)
   params = run.restored("classifier", run.classifier_step()).ema_params
-  logits = jax.jit(lambda images_BHWC: classifier.apply({"params": params}, images_BHWC)["logits"])
-  h = _encoded(run, encode_fn, arrays["original"])
-  made_h = _encoded(run, encode_fn, images_MHWC).reshape(num_images, num_samples, -1)
-  label_NS = _encoded(run, logits, images_MHWC).argmax(-1).reshape(num_images, num_samples)
-  is_correct_NS = label_NS == arrays["label"][:, None]
-  return np.abs(made_h - h[:, None]).mean((1, 2)), is_correct_NS.mean(1)
+  labelled = data.Split(images_MHWC, arrays["label"][rows_M], rows_M, rows_M)
+  is_correct_M, _ = scoring.classifier_scorer(run)(params, labelled)
+  return tuple(
+    np.asarray(values_M, np.float64).reshape(num_images, num_samples).mean(1)
+    for values_M in (feature_l1_M, is_correct_M)
+  )

@@ -1,4 +1,4 @@
-"""Per-image scores of a run's classifier and inverter, for validation and for the test set."""
+"""Per-image scores of a run's models, for validation and for the test set."""
 
 import functools
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from inversion_jax import evaluation, placement
+from inversion_jax import decoders, evaluation, placement
 from inversion_jax.runs import Run
 
 
@@ -53,6 +53,26 @@ def inverter_scorer(run: Run, first_row: int = 0) -> Callable:
       return tuple(score_batch(params, images_BHWC, z) for params in params_list)
 
     return evaluation.scores(score_rows, len(split.images_NHWC), _batch_size(run), description)
+
+  return score
+
+
+def decoder_scorer(run: Run) -> Callable:
+  """`score(params, split)` -> (squared error of each reconstruction per sub-pixel), float64."""
+  decoder, represent, num_levels = run.decoder(), run.represent, run.data.num_levels
+
+  def score_batch(params, levels_BHWC, z):
+    images_BHWC = decoder.apply({"params": params}, z, levels_BHWC.shape[1:3])
+    return decoders.squared_error(images_BHWC, levels_BHWC, num_levels)
+
+  score_batch = _jit_gathered(score_batch)
+
+  def score(params, split):
+    def score_rows(rows_B):
+      levels_BHWC = placement.put_batch(split.images_NHWC[rows_B])
+      return (score_batch(params, levels_BHWC, represent(levels_BHWC)),)
+
+    return evaluation.scores(score_rows, len(split.images_NHWC), _batch_size(run))
 
   return score
 

@@ -1,4 +1,4 @@
-"""Trains the classifier and the inverter of a run: the same step, the same loop."""
+"""Trains the models of a run: the same step, the same loop."""
 
 import contextlib
 import functools
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import optax
 
-from inversion_jax import batches, compilation, placement, training
+from inversion_jax import batches, compilation, decoders, placement, training
 from inversion_jax.checkpoints import Checkpoints
 from inversion_jax.errors import UserError
 from inversion_jax.metrics import MetricsLog
@@ -58,10 +58,10 @@ def train_classifier(run: Run):
 
 def train_inverter(run: Run):
   """Trains p(x | h), or p(x) without a layer."""
-  represent = run.represent
+  batch_fn = images_and_z(run)
   if is_trained(run, "inverter"):
     return
-  inverter, split = run.inverter(), run.data.train
+  inverter = run.inverter()
 
   def loss_fn(params, batch, dropout_key):
     log_prob_BHW = inverter.apply(
@@ -69,17 +69,45 @@ def train_inverter(run: Run):
     )
     return -log_prob_BHW.sum((1, 2)).mean(), {}
 
-  def batch_fn(rows_B):
-    images_BHWC = placement.put_batch(split.images_NHWC[rows_B])
-    return {"image": images_BHWC, "z": represent(images_BHWC) if represent else None}
-
   score = scoring.inverter_scorer(run)
 
   def validate(state):
     (nats_N,) = score([state.ema_params], run.data.validation)
     return nats_N.mean(), {"validation_nats_per_image": nats_N.mean()}
 
-  train_model(run, "inverter", loss_fn, batch_fn, validate, len(split.images_NHWC))
+  train_model(run, "inverter", loss_fn, batch_fn, validate, len(run.data.train.images_NHWC))
+
+
+def train_decoder(run: Run):
+  """Trains the image of least expected squared error given h; nothing to do without a layer."""
+  if not run.layer or is_trained(run, "decoder"):
+    return
+  decoder, num_levels = run.decoder(), run.data.num_levels
+
+  def loss_fn(params, batch, dropout_key):
+    del dropout_key
+    images_BHWC = decoder.apply({"params": params}, batch["z"], batch["image"].shape[1:3])
+    return decoders.squared_error(images_BHWC, batch["image"], num_levels).mean(), {}
+
+  score = scoring.decoder_scorer(run)
+
+  def validate(state):
+    (mse_N,) = score(state.ema_params, run.data.validation)
+    return mse_N.mean(), {f"validation_{decoders.MSE}": mse_N.mean()}
+
+  num_images = len(run.data.train.images_NHWC)
+  train_model(run, "decoder", loss_fn, images_and_z(run), validate, num_images, decoders.MSE)
+
+
+def images_and_z(run: Run) -> Callable:
+  """`batch_fn(rows_B)` -> training images and their h, on the devices."""
+  represent, split = run.represent, run.data.train
+
+  def batch_fn(rows_B):
+    images_BHWC = placement.put_batch(split.images_NHWC[rows_B])
+    return {"image": images_BHWC, "z": represent(images_BHWC) if represent else None}
+
+  return batch_fn
 
 
 def is_trained(run: Run, stage: str) -> bool:
@@ -98,10 +126,12 @@ def train_model(
   batch_fn: Callable,
   validate: Callable[[TrainState], tuple[float, Mapping[str, float]]],
   num_images: int,
+  unit: str = training.NATS,
 ):
   """Trains one model from its newest checkpoint on, and notes where it ended.
 
-  `validate(state)` gives the value by which the best checkpoint is chosen, and metrics.
+  `validate(state)` gives the value by which the best checkpoint is chosen, and metrics; `unit` is
+  that of the loss.
   """
   recipe = run.recipe(stage)
   placement.check_batch_size(recipe.batch_size, num_images, f"{stage}.batch_size")
@@ -113,6 +143,7 @@ def train_model(
     loss_fn=loss_fn,
     recipe=recipe,
     root_key=training.key_for(run.root_key, stage),
+    unit=unit,
   )
   start = time.monotonic()
   with contextlib.ExitStack() as stack:
@@ -120,14 +151,15 @@ def train_model(
     first_step = checkpoints.latest_step() or 0
     log = stack.enter_context(MetricsLog(run.folder, stage, first_step))
     shown = stack.enter_context(track(stage, recipe.num_steps, initial=first_step))
-    session = _Session(stage, recipe, checkpoints, log, shown, validate, first_step)
+    session = _Session(stage, recipe, unit, checkpoints, log, shown, validate, first_step)
     state = session.begin(run)
     state = training.fit(
       state,
       step_fn=compilation.jit_step(step_fn),
       batch_fn=lambda step: batch_fn(rows_fn(step)),
       recipe=recipe,
-      start_nats=log.first("validation_nats_per_image"),
+      start_loss=log.first(f"validation_{unit}"),
+      unit=unit,
       milestones=run.milestones(stage),
       on_log=session.on_log,
       on_validate=session.on_validate,
@@ -152,13 +184,14 @@ class _Session:
     self,
     stage: str,
     recipe: training.Recipe,
+    unit: str,
     checkpoints: Checkpoints,
     log: MetricsLog,
     shown,
     validate: Callable[[TrainState], tuple[float, Mapping[str, float]]],
     first_step: int,
   ):
-    self.stage, self.recipe = stage, recipe
+    self.stage, self.recipe, self.unit = stage, recipe, unit
     self.checkpoints, self.log, self.shown, self.validate = checkpoints, log, shown, validate
     self.last_step = first_step
     self.last_time = None
@@ -181,7 +214,8 @@ class _Session:
       values["images_per_second"] = num_steps * self.recipe.batch_size / (now - self.last_time)
     self.last_time = now
     self.log.write(step, values)
-    self.shown.update(num_steps, nats=values["train_nats_per_image"])
+    name, _, _ = self.unit.partition("_")
+    self.shown.update(num_steps, **{name: values[f"train_{self.unit}"]})
 
   def on_validate(self, step: int, state: TrainState) -> bool:
     """Validates, saves, and says whether to stop early."""

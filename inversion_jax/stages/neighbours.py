@@ -1,0 +1,143 @@
+"""Table 1: samples, encoded again, against the nearest training images in the layer's own space."""
+
+import shutil
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from inversion_jax import evaluation, information, neighbours, placement, storage
+from inversion_jax.errors import UserError
+from inversion_jax.runs import Run
+from inversion_jax.stages.drawing import draw_samples
+
+PARTS = "neighbours_unfinished"
+# As many as figure 2 of the paper shows.
+NUM_NEAREST = 6
+
+
+def measure_neighbours(run: Run):
+  """Writes `neighbours.npz`, with the distances of every image, and `neighbours.json`, their means.
+
+  Distances are those of the layer as it is, before standardisation, and a mean over its units.
+  Samples are rounded to levels like any image before they go back through the classifier.
+  """
+  if not run.layer or run.config.representation.control:
+    raise UserError("The neighbours stage is for a run that inverts a layer; this one has none.")
+  inverter_step = run.finished("inverter")["best_step"]
+  record = {"inverter_step": inverter_step, **run.config.neighbours.to_dict()}
+  done = run.progress().get("neighbours", {})
+  if done | record == done:
+    return
+  start = time.monotonic()
+  arrays, h_NU = _distances(run, inverter_step)
+  storage.write_npz(run.folder / storage.NEIGHBOURS, arrays)
+  table = {
+    "dataset": run.data.name,
+    "layer": run.layer,
+    "num_images": len(arrays["index"]),
+    "num_samples": arrays["sample"].shape[1],
+    "num_train_images": len(run.data.train.images_NHWC),
+    "num_units": h_NU.shape[1],
+    "mean_absolute_h": float(np.abs(h_NU).mean()),
+    "inverter_step": inverter_step,
+    "classifier_step": run.classifier_step(),
+    "seed": run.config.seed,
+    **_table(arrays),
+  }
+  storage.write_json(run.folder / storage.TABLE_1, table)
+  run.note("neighbours", record | {"seconds": time.monotonic() - start})
+  shutil.rmtree(run.folder / PARTS)
+
+
+def _distances(run, inverter_step):
+  """The arrays of `neighbours.npz`, and h of the test images."""
+  train, test, section = run.data.train, run.data.test, run.config.neighbours
+  num_images, num_samples = min(section.num_images, len(test.images_NHWC)), section.num_samples
+  samples_NSHWC = draw_samples(
+    run,
+    run.folder / PARTS,
+    inverter_step=inverter_step,
+    num_images=num_images,
+    num_samples=num_samples,
+  )
+  # One size for all, since another shape of a batch may round h differently.
+  batch_size = placement.rounded_up(run.config.evaluate.batch_size)
+  encode = encoder(run, batch_size)
+  originals_NHWC = test.images_NHWC[:num_images]
+  h_NU = encode(originals_NHWC)
+  samples_MHWC = samples_NSHWC.reshape(-1, *originals_NHWC.shape[1:])
+
+  def score_rows(rows_M):
+    return (neighbours.l1_distance(encode(samples_MHWC[rows_M]), h_NU[rows_M // num_samples]),)
+
+  (sample_l1_M,) = evaluation.scores(score_rows, len(samples_MHWC), batch_size, "encode samples")
+  near = neighbours.nearest(
+    h_NU,
+    lambda rows_B: encode(train.images_NHWC[rows_B]),
+    len(train.images_NHWC),
+    batch_size,
+    NUM_NEAREST,
+  )
+  arrays = {
+    "index": test.index_N[:num_images],
+    "label": test.labels_N[:num_images],
+    "source": test.source_N[:num_images],
+    "original": originals_NHWC,
+    "sample": samples_NSHWC,
+    "sample_l1": sample_l1_M.reshape(num_images, num_samples),
+    "nearest": train.images_NHWC[near.rows_MK],
+    "nearest_index": train.index_N[near.rows_MK],
+    "nearest_label": train.labels_N[near.rows_MK],
+    "nearest_l1": near.l1_MK.astype(np.float64),
+  }
+  return arrays, h_NU
+
+
+def encoder(run: Run, batch_size: int) -> Callable:
+  """images (N, H, W, C) -> h (N, U), not standardised, the same on every device."""
+  encode_fn = run.encode_fn()
+  gather = jax.jit(lambda h: h.reshape(len(h), -1), out_shardings=placement.data_parallel()[1])
+
+  def encode(levels_NHWC):
+    parts = []
+    for start in range(0, len(levels_NHWC), batch_size):
+      levels_BHWC = levels_NHWC[start : start + batch_size]
+      missing = batch_size - len(levels_BHWC)
+      filled_BHWC = np.pad(levels_BHWC, [(0, missing), (0, 0), (0, 0), (0, 0)])
+      parts.append(np.asarray(gather(encode_fn(placement.put_batch(filled_BHWC)))))
+      parts[-1] = parts[-1][: len(levels_BHWC)]
+    return np.concatenate(parts)
+
+  return encode
+
+
+def _table(arrays):
+  """Means over images of 1NN, IM-S and IM-NN, and their differences, paired by image."""
+  l1_N = {
+    "1NN": arrays["nearest_l1"][:, 0],
+    "IM-S": arrays["sample_l1"][:, 0],
+    "IM-NN": arrays["sample_l1"].min(axis=1),
+  }
+  source_N = arrays["source"]
+  rows = {
+    name: _as_json(information.mean_with_error(values_N, source_N))
+    for name, values_N in l1_N.items()
+  }
+  differences = [
+    {"first": first, "second": second}
+    | _as_json(information.paired_difference(l1_N[first], l1_N[second], source_N))
+    for first, second in (("1NN", "IM-S"), ("1NN", "IM-NN"), ("IM-S", "IM-NN"))
+  ]
+  return {"rows": rows, "differences": differences}
+
+
+def _as_json(estimate):
+  low, high = estimate.interval()
+  return {
+    "mean_l1": estimate.mean,
+    "standard_error": estimate.standard_error,
+    "low": low,
+    "high": high,
+  }
