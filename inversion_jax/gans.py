@@ -189,7 +189,7 @@ def entropy_loss(
 
 def gan_loss(
   params: Any,
-  batch: dict[str, Array],
+  batch: dict[str, Any],
   key: Array,
   *,
   gan: Gan,
