@@ -127,7 +127,7 @@ def _gan() -> ConfigDict:
     {
       "adversarial_weight": 1.0,
       "conditional_weight": 1.0,
-      "entropy_weights": (0.0, 1.0, 10.0, 100.0),  # one GAN for each; the source's is 10
+      "entropy_weights": (0.0, 10.0, 30.0, 100.0),  # one GAN for each; the source's is 10
     }
   )
   config.network = _fields_of(gans.Gan, without=("num_levels", "image_shape"))
@@ -226,15 +226,15 @@ def use_digits(config: ConfigDict):
   if config.representation.layer == NO_LAYER:
     # Without h there is more to learn from the pixels; it is flat after this.
     config.inverter.num_steps = 500
-  config.gan.network.update({"num_filters": 32, "num_noise": 16})
+  config.gan.network.update({"num_filters": 16, "num_units": 128, "num_noise": 16})
   config.gan.update(
     {
       "batch_size": 64,
       "learning_rate": 1e-3,
-      "num_steps": 3000,
+      "num_steps": 2000,
       "ema_decay": 0.99,
       "log_every": 100,
-      "validate_every": 1000,
+      "validate_every": 500,
     }
   )
   config.evaluate.batch_size = 250

@@ -47,7 +47,7 @@ _NOTE_NAMES = "\n".join(_MEASURES.values())
 
 
 def _heading(row: Mapping[str, Any]) -> str:
-  return row["samples"].replace("GAN, entropy weight", "GAN,").replace(" training images", "")
+  return row["samples"].replace("entropy weight", "weight").replace(" training images", "")
 
 
 def _note(row: Mapping[str, Any]) -> str:
