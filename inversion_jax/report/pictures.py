@@ -69,9 +69,9 @@ def _column_boxes(columns: Sequence[Column]) -> tuple[list[int], int, int]:
   for column in columns:
     lefts.append(edge)
     pictures = column.levels.shape[1] * (wide * scale + _GAP) - _GAP
-    # A bold letter of the heading takes 14 pixels, one of the note 11.
+    # A bold letter of the heading takes 15 pixels, one of the note 11.
     note_letters = max(map(len, column.note.splitlines()), default=0)
-    edge += max(pictures, 14 * len(column.heading), 11 * note_letters) + _COLUMN_GAP
+    edge += max(pictures, 15 * len(column.heading), 11 * note_letters) + _COLUMN_GAP
   return lefts, edge - _COLUMN_GAP + _MARGIN, scale
 
 
