@@ -37,6 +37,7 @@ def get_config(name, variant=""):
 def smaller(config):
   """Smaller than smoke: the same stages on less to compile."""
   config.inverter.network.update({"num_filters": 4, "num_scales": 1})
+  config.gan.network.num_scales = 1
   config.data.update({"num_train": 64, "num_validation": 10, "num_test": 21})
   return config
 
@@ -341,7 +342,7 @@ def test_without_a_layer_there_are_no_neighbours(finished, tmp_path):
 def with_gans(finished, tmp_path_factory):
   folder = tmp_path_factory.mktemp("gans") / "fc3"
   shutil.copytree(finished.folder, folder)
-  run = Run(edited(finished.config, gan__network__num_scales=1), folder)
+  run = Run(finished.config, folder)
   stages.STAGES["gan"](run)
   return run
 
