@@ -356,6 +356,7 @@ def test_gans_stand_beside_the_inverter_and_the_nearest_images(with_gans):
   np.testing.assert_array_equal(arrays["entropy_weight"], [0.0, 10.0])
   drawn = storage.read_npz(run.folder / "samples.npz")
   np.testing.assert_array_equal(arrays["sample"], drawn["sample"])
+  assert np.any(arrays["gan"][:, :, 0] != arrays["gan"][:, :, 1])
   # Only the weight differs, and it has changed what was learned.
   assert np.any(arrays["gan"][0] != arrays["gan"][1])
   h_train, h = (

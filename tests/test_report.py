@@ -330,7 +330,7 @@ def test_a_note_stands_under_its_pictures(tmp_path):
     assert scale_of(images[1, 1], picture, 256)
   assert sizes["0.123\n0.456"] == sizes[""] + 60
   # The new rows hold the ink of the note.
-  assert (picture[-60:] < 128).any()
+  assert (picture[-60:] < 0x808080).any()
 
 
 def test_figures_fill_the_page_and_are_not_blank(run_dir):
