@@ -33,7 +33,7 @@ _STAGES = flags.DEFINE_list(
   "stages",
   list(stages.DEFAULT),
   "Stages to run, in this order. Besides these there are checks (controls with a known "
-  "answer) and neighbours (Table 1); the report shows the latter if it comes after it.",
+  "answer), neighbours (Table 1; the report shows it if it comes after it) and gan (figure 3).",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "Join the other processes of a cluster (jax.distributed.initialize)."
