@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped
 
 from inversion_jax.errors import UserError
 
@@ -49,12 +49,12 @@ class Classifier(nn.Module):
 
   @nn.compact
   def __call__(
-    self, levels_BHWC: UInt8[Array, "B H W C"], *, train: bool = False
+    self, levels_BHWC: Shaped[Array, "B H W C"], *, train: bool = False
   ) -> dict[str, Float[Array, "B ..."]]:
     """Returns the activations of every layer, by name, as the next layer sees them.
 
     That is after ReLU and pooling, before dropout. With `train`, dropout draws from the rng stream
-    "dropout".
+    "dropout". Levels may be floats too, so that one can differentiate by them.
     """
     if self.kind not in LAYERS_OF_KIND:
       raise UserError(

@@ -12,6 +12,7 @@ from inversion_jax import (
   classifiers,
   contexts,
   datasets,
+  gans,
   likelihoods,
   representations,
   sampling,
@@ -25,9 +26,10 @@ FREE_FIELDS = (
   "data.dir",
   *(
     f"{section}.{field}"
-    for section in ("classifier", "inverter", "decoder")
+    for section in ("classifier", "inverter", "decoder", "gan")
     for field in ("num_steps", "log_every", "validate_every", "patience")
   ),
+  "gan.entropy_weights",
   "evaluate.batch_size",
   "brackets.sigmas",
   "brackets.bits",
@@ -99,6 +101,7 @@ def default() -> ConfigDict:
   )
   config.decoder = _recipe(num_steps=20_000, decay="cosine", ema_decay=0.999)
   config.decoder.network = _fields_of(Decoder, without=("num_channels",))
+  config.gan = _gan()
   config.evaluate = ConfigDict(
     {
       "batch_size": 128,
@@ -124,6 +127,27 @@ def default() -> ConfigDict:
 
 def _recipe(**changes) -> ConfigDict:
   return ConfigDict(dataclasses.asdict(training.Recipe(**changes)))
+
+
+def _gan() -> ConfigDict:
+  """The rival of figure 3, as its source has it: Huang et al. (2017) and their implementation."""
+  config = _recipe(
+    batch_size=100,
+    num_steps=100_000,
+    learning_rate=1e-4,
+    decay="none",
+    adam_b1=0.5,
+    ema_decay=0.999,
+  )
+  config.update(
+    {
+      "adversarial_weight": 1.0,
+      "conditional_weight": 1.0,
+      "entropy_weights": (0.0, 10.0, 30.0, 100.0),  # one GAN for each; the source's is 10
+    }
+  )
+  config.network = _fields_of(gans.Gan, without=("num_levels", "image_shape"))
+  return config
 
 
 def _fields_of(module: type, without=(), **changes) -> ConfigDict:
@@ -218,6 +242,17 @@ def use_digits(config: ConfigDict):
   if config.representation.layer == NO_LAYER:
     # Without h there is more to learn from the pixels; it is flat after this.
     config.inverter.num_steps = 500
+  config.gan.network.update({"num_filters": 16, "num_units": 128, "num_noise": 16})
+  config.gan.update(
+    {
+      "batch_size": 64,
+      "learning_rate": 1e-3,
+      "num_steps": 2000,
+      "ema_decay": 0.99,
+      "log_every": 100,
+      "validate_every": 500,
+    }
+  )
   config.evaluate.batch_size = 250
 
 
@@ -259,9 +294,11 @@ def _shrink(config):
   if config.data.name == "affnist":
     config.data.name = "affnist/small"
   config.data.update({"num_train": 256, "num_validation": 40, "num_test": 40})
-  for section in (config.classifier, config.inverter, config.decoder):
+  for section in (config.classifier, config.inverter, config.decoder, config.gan):
     section.update({"batch_size": 16, "num_steps": 6, "log_every": 2, "validate_every": 3})
   config.classifier.snapshot_steps = (0,)
+  config.gan.entropy_weights = (0.0, 10.0)
+  config.gan.network.update({"num_filters": 4, "num_units": 16, "num_noise": 4})
   config.classifier.network.num_dense_units = 64
   # Two resolutions still halve and double; the third would only take longer to compile.
   config.inverter.network.update({"num_filters": 8, "num_blocks": 1, "num_scales": 2})
@@ -300,7 +337,7 @@ def check(config: ConfigDict) -> ConfigDict:
   channels.make(config.representation.sigma, config.representation.bits)
   _one_of("sample.sampler", config.sample.sampler, sampling.SAMPLERS)
   _one_of("data.name", config.data.name, datasets.names())
-  for section in ("classifier", "inverter", "decoder"):
+  for section in ("classifier", "inverter", "decoder", "gan"):
     _one_of(f"{section}.decay", config[section].decay, training.DECAYS)
   if config.representation.step not in (BEST_STEP, *config.classifier.snapshot_steps):
     raise UserError(
@@ -319,10 +356,18 @@ def _one_of(field, value, admitted):
 
 POSITIVE = ("batch_size", "num_steps", "learning_rate", "log_every", "validate_every")
 POSITIVE += ("num_filters", "num_blocks", "num_scales", "num_components", "num_images")
-POSITIVE += ("num_samples", "num_units", "num_dense_units", "kernel_size", "pool_sizes")
+POSITIVE += (
+  "num_noise",
+  "num_samples",
+  "num_units",
+  "num_dense_units",
+  "kernel_size",
+  "pool_sizes",
+)
 RATES = ("dropout_rate", "context_dropout_rate", "ema_decay", "adam_b1", "adam_b2")
 NOT_NEGATIVE = ("num_train", "num_validation", "num_test", "patience", "seed", "snapshot_steps")
 NOT_NEGATIVE += ("num_given_rows", "num_maps")
+NOT_NEGATIVE += ("adversarial_weight", "conditional_weight", "entropy_weights")
 
 
 def _check_numbers(config):

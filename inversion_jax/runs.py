@@ -27,6 +27,7 @@ from inversion_jax.checkpoints import Checkpoints
 from inversion_jax.classifiers import Classifier
 from inversion_jax.decoders import Decoder
 from inversion_jax.errors import UserError
+from inversion_jax.gans import Gan
 from inversion_jax.inverters import Inverter, amortised
 from inversion_jax.training import Recipe, TrainState
 
@@ -87,7 +88,7 @@ class Run:
     return load_data(section.pop("name"), section.pop("dir"), **section)
 
   def recipe(self, stage: str) -> Recipe:
-    """How the classifier, the inverter or the decoder is trained."""
+    """How the classifier, the inverter, the decoder or the GAN is trained."""
     names = {field.name for field in dataclasses.fields(Recipe)}
     return Recipe(**{name: self.config[stage][name] for name in names})
 
@@ -129,6 +130,11 @@ class Run:
     """The mean-squared-error decoder, without its parameters."""
     num_channels = self.data.train.images_NHWC.shape[-1]
     return Decoder(num_channels, **self.config.decoder.network.to_dict())
+
+  def gan(self) -> Gan:
+    """The generator and its discriminator, without their parameters."""
+    image_shape = self.data.train.images_NHWC.shape[1:]
+    return Gan(self.data.num_levels, image_shape, **self.config.gan.network.to_dict())
 
   def classifier_step(self) -> int | None:
     """The step of the classifier whose layer is inverted; None without a layer."""
@@ -271,6 +277,9 @@ def _build_state(run, stage, images_BHWC, z):
     variables = run.classifier().init(keys, images_BHWC)
   elif stage == "decoder":
     variables = run.decoder().init(keys, z, images_BHWC.shape[1:3])
+  elif stage == "gan":
+    noise_BE = jnp.zeros((len(images_BHWC), run.config.gan.network.num_noise))
+    variables = run.gan().init(keys, z, noise_BE)
   else:
     variables = run.inverter().init(keys, images_BHWC, z, train=True)
   return training.initial_state(variables["params"], run.recipe(stage).optimizer())

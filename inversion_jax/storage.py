@@ -27,6 +27,8 @@ NEIGHBOURS = "neighbours.npz"
 TABLE_1 = "neighbours.json"
 CHECKS = "checks.json"
 BRACKETS = "brackets.json"
+GAN = "gan.json"
+GAN_SAMPLES = "gan.npz"
 REPORT = "report.html"
 FIGURES = "figures"
 

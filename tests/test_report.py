@@ -319,6 +319,20 @@ def test_pictures_of_all_sizes_are_enlarged_to_fit_a_page(shape, scale, tmp_path
   assert scale_of(images[1, 4], picture, 256) == scale
 
 
+def test_a_note_stands_under_its_pictures(tmp_path):
+  images = np.random.default_rng(0).integers(0, 256, (2, 2, 8, 8, 1), dtype=np.uint8)
+  sizes = {}
+  for note in ("", "0.123\n0.456"):
+    figure = pictures.grid_figure([pictures.Column("a", images, note)], ["0", "1"], 256)
+    figures.save(figure, tmp_path / "grid.png")
+    picture = read_picture(tmp_path / "grid.png")
+    sizes[note] = picture.shape[0]
+    assert scale_of(images[1, 1], picture, 256)
+  assert sizes["0.123\n0.456"] == sizes[""] + 60
+  # The new rows hold the ink of the note.
+  assert (picture[-60:] < 0x808080).any()
+
+
 def test_figures_fill_the_page_and_are_not_blank(run_dir):
   for name in ("samples", "training", "nats"):
     picture = Image.open(run_dir / storage.FIGURES / f"{name}.png")

@@ -29,11 +29,13 @@ LADDER = [
   "contexts",
   "inverters",
   "decoders",
+  "gans",
   "training",
   "evaluation",
   "sampling",
   "neighbours",
   "information",
+  "diversity",
   "channels",
   "densities",
   "estimators",
@@ -86,14 +88,15 @@ def test_models_and_statistics_do_not_know_the_configuration_or_files():
       "contexts",
       "inverters",
       "decoders",
+      "gans",
       "classifiers",
       "likelihoods",
     ):
       assert not {"config", "storage", "runs"} & set(rooms_imported(path)), path.name
-    if room in ("sampling", "neighbours", "information"):
+    if room in ("sampling", "neighbours", "information", "diversity"):
       assert not {"inverters", "config", "storage", "runs"} & set(rooms_imported(path)), path.name
     if room == "report":
-      models = {"inverters", "decoders", "classifiers", "runs", "checkpoints"}
+      models = {"inverters", "decoders", "gans", "classifiers", "runs", "checkpoints"}
       assert not models & set(rooms_imported(path)), path.name
 
 

@@ -5,6 +5,7 @@ No model is loaded and no device is touched, so a report can be made again anywh
 
 from inversion_jax.report.comparison import write_comparison
 from inversion_jax.report.neighbours import write_table_1
+from inversion_jax.report.rivals import write_figure_3
 from inversion_jax.report.single import write_run_report
 
-__all__ = ["write_comparison", "write_run_report", "write_table_1"]
+__all__ = ["write_comparison", "write_figure_3", "write_run_report", "write_table_1"]

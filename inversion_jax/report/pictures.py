@@ -12,15 +12,16 @@ from inversion_jax.report.figures import DPI, GREY, STYLE
 
 
 class Column(NamedTuple):
-  """A heading, and under it in each of N rows S pictures side by side."""
+  """A heading, under it in each of N rows S pictures side by side, and a note at the foot."""
 
   heading: str
   levels: Integer[np.ndarray, "N S H W C"]
+  note: str = ""
 
 
 _ROOM = 1780  # pixels across for pictures and gaps
 _LARGEST_TILE = 192
-_LABEL_WIDTH, _HEADING_HEIGHT = 150, 52
+_LABEL_WIDTH, _HEADING_HEIGHT, _NOTE_HEIGHT = 150, 52, 30  # the note's: of one line
 _GAP, _COLUMN_GAP, _MARGIN = 6, 30, 8
 
 
@@ -32,7 +33,9 @@ def grid_figure(columns: Sequence[Column], row_names: Sequence[str], num_levels:
   boxes, width, scale = _column_boxes(columns)
   _, _, rows_high, _, _ = columns[0].levels.shape
   pitch = rows_high * scale + _GAP
-  height = _HEADING_HEIGHT + pitch * len(row_names) + _MARGIN
+  note_lines = max(len(column.note.splitlines()) for column in columns)
+  foot = _HEADING_HEIGHT + pitch * len(row_names)
+  height = foot + _NOTE_HEIGHT * note_lines + _MARGIN
   with matplotlib.rc_context(STYLE):
     # Half a pixel more, as the canvas rounds down.
     figure = Figure(figsize=((width + 0.5) / DPI, (height + 0.5) / DPI), dpi=DPI)
@@ -40,6 +43,7 @@ def grid_figure(columns: Sequence[Column], row_names: Sequence[str], num_levels:
       figure.text(
         left / width, 1 - 34 / height, column.heading, fontsize=9, fontweight="bold", va="baseline"
       )
+      figure.text(left / width, 1 - foot / height, column.note, fontsize=8, va="top")
       for row, levels_SHWC in enumerate(column.levels):
         strip = _strip(levels_SHWC, scale, num_levels)
         top = _HEADING_HEIGHT + row * pitch
@@ -65,8 +69,9 @@ def _column_boxes(columns: Sequence[Column]) -> tuple[list[int], int, int]:
   for column in columns:
     lefts.append(edge)
     pictures = column.levels.shape[1] * (wide * scale + _GAP) - _GAP
-    # A bold letter of the heading takes 14 pixels.
-    edge += max(pictures, 14 * len(column.heading)) + _COLUMN_GAP
+    # A bold letter of the heading takes 15 pixels, one of the note 11.
+    note_letters = max(map(len, column.note.splitlines()), default=0)
+    edge += max(pictures, 15 * len(column.heading), 11 * note_letters) + _COLUMN_GAP
   return lefts, edge - _COLUMN_GAP + _MARGIN, scale
 
 

@@ -5,6 +5,7 @@ from inversion_jax.runs import Run
 from inversion_jax.stages.brackets import run_brackets
 from inversion_jax.stages.checks import run_checks
 from inversion_jax.stages.evaluate import evaluate
+from inversion_jax.stages.gan import compare_with_gans
 from inversion_jax.stages.neighbours import measure_neighbours
 from inversion_jax.stages.sample import sample
 from inversion_jax.stages.train import train_classifier, train_decoder, train_inverter
@@ -25,7 +26,9 @@ STAGES = {
   "checks": run_checks,
   "brackets": run_brackets,
   "neighbours": measure_neighbours,
+  "gan": compare_with_gans,
 }
-# Only for those who ask: the first two train six or seven further inverters, the last draws
-# thousands of samples.
-DEFAULT = tuple(name for name in STAGES if name not in ("checks", "brackets", "neighbours"))
+# Only for those who ask: checks and brackets train six or seven further inverters, the neighbours
+# take thousands of samples, and the GANs are a comparison.
+FURTHER = ("checks", "brackets", "neighbours", "gan")
+DEFAULT = tuple(name for name in STAGES if name not in FURTHER)

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -63,7 +64,7 @@ def _distances(run, inverter_step):
   )
   # One size for all, since another shape of a batch may round h differently.
   batch_size = placement.rounded_up(run.config.evaluate.batch_size)
-  encode = _encoder(run, batch_size)
+  encode = encoder(run, batch_size)
   originals_NHWC = test.images_NHWC[:num_images]
   h_NU = encode(originals_NHWC)
   samples_MHWC = samples_NSHWC.reshape(-1, *originals_NHWC.shape[1:])
@@ -94,7 +95,7 @@ def _distances(run, inverter_step):
   return arrays, h_NU
 
 
-def _encoder(run, batch_size):
+def encoder(run: Run, batch_size: int) -> Callable:
   """images (N, H, W, C) -> h (N, U), not standardised, the same on every device."""
   encode_fn = run.encode_fn()
   gather = jax.jit(lambda h: h.reshape(len(h), -1), out_shardings=placement.data_parallel()[1])

@@ -22,7 +22,7 @@ from inversion_jax.training import TrainState
 
 def train_classifier(run: Run):
   """Trains the classifier whose layer is inverted, or takes it from a run beside this one."""
-  if not run.layer or _is_trained(run, "classifier"):
+  if not run.layer or is_trained(run, "classifier"):
     return
   if share_classifier(run):
     say("classifier: copied from %s", run.progress()["classifier"]["copied_from"])
@@ -54,13 +54,13 @@ def train_classifier(run: Run):
     }
     return is_correct_N.mean(), metrics
 
-  _train(run, "classifier", loss_fn, batch_fn, validate, num_images)
+  train_model(run, "classifier", loss_fn, batch_fn, validate, num_images)
 
 
 def train_inverter(run: Run):
   """Trains p(x | h), or p(x) without a layer."""
-  batch_fn = _images_and_z(run)
-  if _is_trained(run, "inverter"):
+  batch_fn = images_and_z(run)
+  if is_trained(run, "inverter"):
     return
   inverter, observe = run.inverter(), _observe_fn(run)
 
@@ -77,12 +77,12 @@ def train_inverter(run: Run):
     (nats_N,) = score([state.ema_params], run.data.validation)
     return nats_N.mean(), {"validation_nats_per_image": nats_N.mean()}
 
-  _train(run, "inverter", loss_fn, batch_fn, validate, len(run.data.train.images_NHWC))
+  train_model(run, "inverter", loss_fn, batch_fn, validate, len(run.data.train.images_NHWC))
 
 
 def train_decoder(run: Run):
   """Trains the image of least expected squared error given h; nothing to do without a layer."""
-  if not run.layer or _is_trained(run, "decoder"):
+  if not run.layer or is_trained(run, "decoder"):
     return
   decoder, observe, num_levels = run.decoder(), _observe_fn(run), run.data.num_levels
 
@@ -98,10 +98,10 @@ def train_decoder(run: Run):
     return mse_N.mean(), {f"validation_{decoders.MSE}": mse_N.mean()}
 
   num_images = len(run.data.train.images_NHWC)
-  _train(run, "decoder", loss_fn, _images_and_z(run), validate, num_images, decoders.MSE)
+  train_model(run, "decoder", loss_fn, images_and_z(run), validate, num_images, decoders.MSE)
 
 
-def _images_and_z(run):
+def images_and_z(run: Run) -> Callable:
   """`batch_fn(rows_B)` -> training images and their h, on the devices."""
   represent, split = run.represent, run.data.train
 
@@ -125,7 +125,8 @@ def _observe_fn(run):
   return observe
 
 
-def _is_trained(run, stage):
+def is_trained(run: Run, stage: str) -> bool:
+  """Whether training has reached its last step, or stopped early, and left its best checkpoint."""
   record = run.progress().get(stage)
   # A damaged checkpoint that the user has deleted is trained again.
   if record is None or not (run.folder / stage / str(record["best_step"])).exists():
@@ -133,7 +134,15 @@ def _is_trained(run, stage):
   return record["stopped_early"] or record["step"] >= run.config[stage].num_steps
 
 
-def _train(run, stage, loss_fn, batch_fn, validate, num_images, unit=training.NATS):
+def train_model(
+  run: Run,
+  stage: str,
+  loss_fn: Callable,
+  batch_fn: Callable,
+  validate: Callable[[TrainState], tuple[float, Mapping[str, float]]],
+  num_images: int,
+  unit: str = training.NATS,
+):
   """Trains one model from its newest checkpoint on, and notes where it ended.
 
   `validate(state)` gives the value by which the best checkpoint is chosen, and metrics; `unit` is
