@@ -12,6 +12,7 @@ from inversion_jax import (
   contexts,
   datasets,
   likelihoods,
+  pixelcnn,
   representations,
   sampling,
   training,
@@ -24,8 +25,9 @@ FREE_FIELDS = (
   *(
     f"{section}.{field}"
     for section in ("classifier", "inverter")
-    for field in ("num_steps", "log_every", "validate_every", "patience")
+    for field in ("num_steps", "log_every", "validate_every", "patience", "num_microbatches")
   ),
+  "inverter.network.remat",
   "evaluate.batch_size",
   "sample.num_images",
   "sample.num_samples",
@@ -84,6 +86,7 @@ def default() -> ConfigDict:
       "context": "projection",  # the paper's; or "encoder"
       "context_dropout_rate": 0.0,
       "resize_method": "bilinear",
+      "remat": "",  # computed again to save memory: "elementwise" or "blocks"; not felt on CPUs
     }
   )
   config.evaluate = ConfigDict({"batch_size": 128})
@@ -259,6 +262,7 @@ def check(config: ConfigDict) -> ConfigDict:
     config.inverter.network.resize_method,
     contexts.RESIZE_METHODS,
   )
+  _one_of("inverter.network.remat", config.inverter.network.remat, pixelcnn.REMATS)
   _one_of("inverter.likelihood.name", config.inverter.likelihood.name, likelihoods.NAMES)
   control = config.representation.control
   _one_of("representation.control", control, representations.CONTROLS)
@@ -281,7 +285,14 @@ def _one_of(field, value, admitted):
     raise UserError(f"{field}={value!r} is not one of {names}.")
 
 
-POSITIVE = ("batch_size", "num_steps", "learning_rate", "log_every", "validate_every")
+POSITIVE = (
+  "batch_size",
+  "num_microbatches",
+  "num_steps",
+  "learning_rate",
+  "log_every",
+  "validate_every",
+)
 POSITIVE += ("num_filters", "num_blocks", "num_scales", "num_components", "num_images")
 POSITIVE += ("num_samples", "num_units", "num_dense_units", "kernel_size", "pool_sizes")
 RATES = ("dropout_rate", "context_dropout_rate", "ema_decay", "adam_b1", "adam_b2")

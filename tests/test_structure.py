@@ -28,6 +28,7 @@ LADDER = [
   "incremental",
   "contexts",
   "inverters",
+  "costs",
   "training",
   "evaluation",
   "sampling",
