@@ -26,7 +26,6 @@ How the figures are made:
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import time
 from typing import Any
@@ -34,22 +33,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import subjects
 from absl import app, flags
 
-from inversion_jax import compilation, config, likelihoods, sampling
+from inversion_jax import compilation, costs, sampling
 from inversion_jax.inverters import Inverter
 from inversion_jax.runs import Run
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("height", 32, "Rows of the images.")
-flags.DEFINE_integer("width", 32, "Columns of the images.")
-flags.DEFINE_integer("channels", 3, "1 (categorical) or 3 (logistic mixture).")
-flags.DEFINE_integer("filters", 64, "Channels of every feature map.")
-flags.DEFINE_integer("blocks", 3, "Residual blocks for each resolution and direction.")
-flags.DEFINE_integer("batch", 16, "Images drawn at a time.")
-flags.DEFINE_list("layer_shape", [], "Shape of h, as 128 or 5,5,128; none for p(x).")
-flags.DEFINE_enum("dtype", "float32", config.DTYPES, "Type of the activations.")
-flags.DEFINE_string("run", "", "Folder of a trained run, instead of the fields above.")
+flags.DEFINE_string("run", "", "Folder of a trained run, instead of the model of the fields.")
 flags.DEFINE_integer("repeats", 3, "Calls to take the fastest of.")
 flags.DEFINE_float("ancestral_seconds", 60.0, "Longest time for the ancestral loop.")
 flags.DEFINE_bool("fixed_point", True, "Whether to time fixed-point sampling.")
@@ -79,7 +71,11 @@ class Subject:
     start = time.monotonic()
     executable = compilation.jit_sampler(bound).lower(self.params, self.z, *args).compile()
     seconds = time.monotonic() - start
-    return functools.partial(executable, self.params, self.z), seconds, _memory(executable)
+    return (
+      functools.partial(executable, self.params, self.z),
+      seconds,
+      costs.program_bytes(executable),
+    )
 
   def sampler(self, name, *given):
     """The compiled sampler `name`; `given` is an example of the rows that it completes."""
@@ -91,28 +87,11 @@ class Subject:
     return self.compiled(draw, *given)
 
 
-def _memory(executable):
-  usage = executable.memory_analysis()
-  sizes = usage.argument_size_in_bytes, usage.output_size_in_bytes, usage.temp_size_in_bytes
-  return sum(sizes) - usage.alias_size_in_bytes
-
-
 def untrained(size, batch_size) -> Subject:
   """A model of the given fields, initialised on noise."""
-  channels = FLAGS.channels
-  likelihood = likelihoods.make(
-    "auto", num_levels=256, num_channels=channels, num_components=10, min_log_scale=-7.0
-  )
-  inverter = Inverter(
-    likelihood, num_filters=FLAGS.filters, num_blocks=FLAGS.blocks, dtype=jnp.dtype(FLAGS.dtype)
-  )
-  rng = np.random.default_rng(0)
-  shape = tuple(int(length) for length in FLAGS.layer_shape)
-  z = rng.normal(size=(batch_size, *shape)).astype(np.float32) if shape else None
-  levels_BHWC = rng.integers(0, 256, (batch_size, *size, channels))
-  init = compilation.jit_once(inverter.init)
-  params = init(jax.random.key(0), levels_BHWC, z)["params"]
-  return Subject(inverter, params, z, size, batch_size, "initialised")
+  model, (levels_BHWC, z) = subjects.inverter(), subjects.noise(size, batch_size)
+  params = subjects.initialised(model, levels_BHWC, z)
+  return Subject(model, params, z, size, batch_size, "initialised")
 
 
 def trained(folder: str, batch_size: int) -> Subject:
@@ -252,9 +231,7 @@ def main(argv):
       "weights": subject.weights,
       "dtype": jnp.dtype(subject.inverter.dtype).name,
     }
-  device = f"{jax.devices()[0].device_kind} x{jax.device_count()}"
-  if jax.default_backend() == "cpu":
-    device += f", {os.cpu_count()} cores"
+  device = subjects.device_name()
   print(json.dumps(result | {"device": device, "jax_version": jax.__version__}))
 
 

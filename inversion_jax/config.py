@@ -14,6 +14,7 @@ from inversion_jax import (
   datasets,
   gans,
   likelihoods,
+  pixelcnn,
   representations,
   sampling,
   training,
@@ -27,9 +28,10 @@ FREE_FIELDS = (
   *(
     f"{section}.{field}"
     for section in ("classifier", "inverter", "decoder", "gan")
-    for field in ("num_steps", "log_every", "validate_every", "patience")
+    for field in ("num_steps", "log_every", "validate_every", "patience", "num_microbatches")
   ),
   "gan.entropy_weights",
+  "inverter.network.remat",
   "evaluate.batch_size",
   "brackets.sigmas",
   "brackets.bits",
@@ -97,6 +99,7 @@ def default() -> ConfigDict:
       "context": "projection",  # the paper's; or "encoder"
       "context_dropout_rate": 0.0,
       "resize_method": "bilinear",
+      "remat": "",  # computed again to save memory: "elementwise" or "blocks"; not felt on CPUs
     }
   )
   config.decoder = _recipe(num_steps=20_000, decay="cosine", ema_decay=0.999)
@@ -331,6 +334,7 @@ def check(config: ConfigDict) -> ConfigDict:
     config.inverter.network.resize_method,
     contexts.RESIZE_METHODS,
   )
+  _one_of("inverter.network.remat", config.inverter.network.remat, pixelcnn.REMATS)
   _one_of("inverter.likelihood.name", config.inverter.likelihood.name, likelihoods.NAMES)
   control = config.representation.control
   _one_of("representation.control", control, representations.CONTROLS)
@@ -354,7 +358,14 @@ def _one_of(field, value, admitted):
     raise UserError(f"{field}={value!r} is not one of {names}.")
 
 
-POSITIVE = ("batch_size", "num_steps", "learning_rate", "log_every", "validate_every")
+POSITIVE = (
+  "batch_size",
+  "num_microbatches",
+  "num_steps",
+  "learning_rate",
+  "log_every",
+  "validate_every",
+)
 POSITIVE += ("num_filters", "num_blocks", "num_scales", "num_components", "num_images")
 POSITIVE += (
   "num_noise",

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Integer
 from inversion_jax import incremental, likelihoods, pixelcnn
 from inversion_jax.contexts import ContextEncoder
 from inversion_jax.errors import UserError
-from inversion_jax.pixelcnn import PixelCNN, padded_sizes
+from inversion_jax.pixelcnn import padded_sizes, rematerialising
 
 AnyArray = Array | np.ndarray
 
@@ -30,6 +30,7 @@ class Inverter(nn.Module):
     likelihood: the distribution of one pixel given the head.
     num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
     context, resize_method: how a spatial h is brought in, see `ContextEncoder`.
+    remat: what the backward pass computes again, see `pixelcnn.rematerialising`.
     dtype: type of the activations; parameters, head and likelihood stay float32.
 
   Source: Nash et al. (2019), sections 3.2 and 4, appendix A.
@@ -43,12 +44,13 @@ class Inverter(nn.Module):
   context: str = "projection"
   context_dropout_rate: float = 0.0
   resize_method: str = "bilinear"
+  remat: str = ""
   dtype: Any = jnp.float32
 
   def setup(self):
     """Builds the parts; both are functions of the fields alone."""
     self.encoder = ContextEncoder(self.context, self.resize_method, self.num_filters)
-    self.network = PixelCNN(
+    self.network = rematerialising(self.remat)(
       self.likelihood.num_features,
       self.num_filters,
       self.num_blocks,
@@ -91,7 +93,7 @@ class Inverter(nn.Module):
   ) -> Float[Array, "B H W F"]:
     """The parameters of every pixel's distribution, which depend on the pixels before it alone."""
     unit_BHWC = likelihoods.to_unit(levels_BHWC, self.likelihood.num_levels)
-    return self.network(unit_BHWC.astype(self.dtype), contexts, train=train)
+    return self.network(unit_BHWC.astype(self.dtype), contexts, train)
 
   def raster(
     self,

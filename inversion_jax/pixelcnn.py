@@ -14,14 +14,17 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from inversion_jax import layers
+from inversion_jax.errors import UserError
 from inversion_jax.layers import WeightNormConv, concat_elu
 
 STREAMS = ("upper", "lower")
 # Initial spread of the last convolution of a block: blocks start close to the identity.
 BLOCK_INIT_SCALE = 0.1
+BLOCK_OUTPUT = "block_output"
 
 
 class Geometry(NamedTuple):
@@ -74,7 +77,7 @@ def gated_block(ops: Ops, name: str, scale: int, x: Array, sources: tuple[Array,
   y = ops.dropout(concat_elu(y))
   y = ops.conv(f"{name}_conv2", y, 2 * features, BLOCK_INIT_SCALE)
   value, gate = jnp.split(y + ops.context(f"{name}{CONTEXT}", scale, 2 * features), 2, axis=-1)
-  return x + value * jax.nn.sigmoid(gate)
+  return checkpoint_name(x + value * jax.nn.sigmoid(gate), BLOCK_OUTPUT)
 
 
 def unet(block: Callable, coarser: Callable, x: Array, depth: tuple[int, int], scale=0) -> Array:
@@ -227,7 +230,6 @@ class PixelCNN(nn.Module):
     self,
     unit_BHWC: Float[Array, "B H W C"],
     contexts: tuple[Array, ...] | None = None,
-    *,
     train: bool = False,
   ) -> Float[Array, "B H W F"]:
     """Computes the head of every pixel, float32.
@@ -263,3 +265,30 @@ def padded_sizes(height: int, width: int, num_scales: int) -> list[tuple[int, in
   blocks_high, blocks_wide = -(-height // coarsest), -(-width // coarsest)
   factors = [coarsest >> scale for scale in range(num_scales)]
   return [(blocks_high * factor, blocks_wide * factor) for factor in factors]
+
+
+def _is_product(primitive, *_, **__):
+  return primitive.name in ("conv_general_dilated", "dot_general")
+
+
+# What the backward pass finds in memory; the rest it computes again.
+REMATS: dict[str, Callable | None] = {
+  "": None,  # all of it
+  "elementwise": _is_product,  # products: only what is cheap is done twice
+  "blocks": jax.checkpoint_policies.save_only_these_names(BLOCK_OUTPUT),
+}
+
+
+def rematerialising(remat: str) -> type[PixelCNN]:
+  """`PixelCNN`, computing the same, with less memory for its gradient.
+
+  Args:
+    remat: "" keeps all intermediate results for the backward pass, "elementwise" only those of
+      convolutions, "blocks" only the features after each block, so that the forward pass is done
+      twice.
+  """
+  if remat not in REMATS:
+    raise UserError(f"remat={remat!r} is not known; use one of {', '.join(map(repr, REMATS))}.")
+  if not remat:
+    return PixelCNN
+  return nn.remat(PixelCNN, policy=REMATS[remat], static_argnums=(3,))

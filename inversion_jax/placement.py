@@ -49,16 +49,20 @@ def put_batch(tree: Any) -> Any:
   return put(tree, data_parallel()[0])
 
 
-def check_batch_size(batch_size: int, num_images: int, field: str):
-  """Raises UserError, naming `field`, if there are too few images or devices cannot share them."""
+def check_batch_size(batch_size: int, num_images: int, field: str, num_parts: int = 1):
+  """Raises UserError, naming `field`, if there are too few images or devices cannot share them.
+
+  Each of `num_parts` parts of a batch is shared by all devices.
+  """
   if batch_size > num_images:
     raise UserError(
       f"{field}={batch_size} exceeds the {num_images} training images; choose a smaller one."
     )
-  if batch_size < 1 or batch_size % jax.device_count():
+  if batch_size < 1 or batch_size % (num_parts * jax.device_count()):
+    parts = f"{num_parts} microbatches over " if num_parts > 1 else ""
     raise UserError(
-      f"{field}={batch_size} cannot be split over {jax.device_count()} devices; "
-      "choose a positive multiple of that number."
+      f"{field}={batch_size} cannot be split over {parts}{jax.device_count()} devices; "
+      f"choose a positive multiple of {num_parts * jax.device_count()}."
     )
 
 

@@ -1,5 +1,6 @@
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -262,3 +263,28 @@ def test_only_a_network_of_the_same_shape_is_a_start():
   _, params, _, _ = tiny(z_shape=(5,))
   with pytest.raises(UserError, match="start_from"):
     amortised(params, marginal_params)
+
+
+def gradient_and_kept_bytes(remat):
+  """The gradient of the nats with dropout, and the size of what it takes from the forward pass."""
+  inverter, params, images, z = tiny(z_shape=(3,), num_scales=2, remat=remat)
+
+  def nats(params):
+    rngs = {"dropout": jax.random.key(1)}
+    return -inverter.apply({"params": params}, images, z, train=True, rngs=rngs).mean()
+
+  kept = jax.eval_shape(lambda params: jax.vjp(nats, params)[1], params)
+  return jax.jit(jax.grad(nats))(params), sum(leaf.size for leaf in jax.tree.leaves(kept))
+
+
+def test_rematerialisation_keeps_less_for_the_same_gradient():
+  expected, kept = gradient_and_kept_bytes("")
+  for remat, share in (("elementwise", 0.7), ("blocks", 0.4)):
+    gradient, kept_of_remat = gradient_and_kept_bytes(remat)
+    chex.assert_trees_all_close(gradient, expected, rtol=1e-4, atol=1e-6)
+    assert kept_of_remat < share * kept
+
+
+def test_an_unknown_rematerialisation_is_named():
+  with pytest.raises(UserError, match="remat='all' is not known"):
+    tiny(remat="all")

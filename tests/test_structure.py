@@ -30,6 +30,7 @@ LADDER = [
   "inverters",
   "decoders",
   "gans",
+  "costs",
   "training",
   "evaluation",
   "sampling",

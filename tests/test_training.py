@@ -1,12 +1,13 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from inversion_jax import training
+from inversion_jax import placement, training
 from inversion_jax.errors import UserError
 from inversion_jax.training import Recipe
 
@@ -103,3 +104,52 @@ def test_the_dropout_key_is_a_function_of_the_step():
   half, _, _ = fit(Recipe(**{**RECIPE.__dict__, "num_steps": 4}), loss_fn=noisy)
   resumed, _, _ = fit(RECIPE, loss_fn=noisy, state=half)
   jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+
+
+def weighted(params, batch, key):
+  """A loss that is a mean over the batch, and metrics that show what it was given."""
+  nats_B = jnp.square(batch["x"] @ params["w"] - batch["y"])
+  return nats_B.mean(), {"noise": jax.random.uniform(key), "first": batch["y"][0]}
+
+
+def stepped(num_microbatches, loss_fn=weighted, num_steps=3):
+  recipe = Recipe(batch_size=12, num_microbatches=num_microbatches, learning_rate=0.1)
+  rng = np.random.default_rng(0)
+  batch = {"x": rng.normal(size=(12, 3)), "y": np.arange(12.0)}
+  batch = placement.put_batch(jax.tree.map(np.float32, batch))
+  state = training.initial_state({"w": jnp.ones(3)}, recipe.optimizer())
+  state = placement.put(state, placement.data_parallel()[1])
+  step = training.Step(loss_fn, recipe, ROOT_KEY)
+  num_bytes = step.memory_bytes(state, batch)
+  for _ in range(num_steps):
+    state, metrics = step(state, batch)
+  return state, metrics, num_bytes
+
+
+@pytest.mark.parametrize("num_microbatches", [2, 4])
+def test_microbatches_take_the_step_of_the_whole_batch(num_microbatches):
+  whole, metrics, _ = stepped(1)
+  parts, metrics_of_parts, _ = stepped(num_microbatches)
+  chex.assert_trees_all_close(parts, whole, rtol=1e-5)
+  for name in ("train_nats_per_image", "grad_norm", "learning_rate"):
+    assert float(metrics_of_parts[name]) == pytest.approx(float(metrics[name]), rel=1e-5)
+  # The mean over parts of their first image: the parts are every n-th image, none twice.
+  assert float(metrics_of_parts["first"]) == (num_microbatches - 1) / 2
+
+
+def test_microbatches_have_dropout_masks_of_their_own():
+  _, metrics, _ = stepped(2, num_steps=1)
+  key = training.key_for(ROOT_KEY, "dropout", 0)
+  first, second = (float(jax.random.uniform(jax.random.fold_in(key, part))) for part in (0, 1))
+  assert first != second
+  assert float(metrics["noise"]) == pytest.approx((first + second) / 2)
+
+
+def test_microbatches_need_the_memory_of_one():
+  def wide(params, batch, key):
+    features = batch["x"]
+    for _ in range(4):
+      features = jnp.sin(jnp.tile(features, (1, 1000)) @ jnp.ones((3000, 3)) * params["w"])
+    return features.mean(), {}
+
+  assert stepped(4, wide)[2] < 0.5 * stepped(1, wide)[2]

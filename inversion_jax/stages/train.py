@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from inversion_jax import batches, channels, compilation, decoders, placement, training
+from inversion_jax import batches, channels, costs, decoders, placement, training
 from inversion_jax.checkpoints import Checkpoints
 from inversion_jax.errors import UserError
 from inversion_jax.metrics import MetricsLog
@@ -149,19 +149,18 @@ def train_model(
   that of the loss.
   """
   recipe = run.recipe(stage)
-  placement.check_batch_size(recipe.batch_size, num_images, f"{stage}.batch_size")
+  placement.check_batch_size(
+    recipe.batch_size, num_images, f"{stage}.batch_size", recipe.num_microbatches
+  )
   rows_fn = functools.partial(
     batches.train_rows, seed=run.config.seed, batch_size=recipe.batch_size, num_images=num_images
   )
-  step_fn = functools.partial(
-    training.train_step,
-    loss_fn=loss_fn,
-    recipe=recipe,
-    root_key=training.key_for(run.root_key, stage),
-    unit=unit,
-  )
+  root_key = training.key_for(run.root_key, stage)
+  step_fn = training.Step(loss_fn, recipe, root_key, unit)
   start = time.monotonic()
   with contextlib.ExitStack() as stack:
+    stack.enter_context(costs.memory_errors(f"A step of the {stage}", _how_to_fit(stage)))
+    _say_memory(run, stage, step_fn, batch_fn(rows_fn(0)))
     checkpoints = stack.enter_context(run.checkpoints(stage))
     first_step = checkpoints.latest_step() or 0
     log = stack.enter_context(MetricsLog(run.folder, stage, first_step))
@@ -170,7 +169,7 @@ def train_model(
     state = session.begin(run)
     state = training.fit(
       state,
-      step_fn=compilation.jit_step(step_fn),
+      step_fn=step_fn,
       batch_fn=lambda step: batch_fn(rows_fn(step)),
       recipe=recipe,
       start_loss=log.first(f"validation_{unit}"),
@@ -190,6 +189,21 @@ def train_model(
       "seconds": before + time.monotonic() - start,
     },
   )
+
+
+def _say_memory(run, stage, step_fn, batch):
+  """Says what a step needs before anything is trained, or that it will not fit."""
+  num_bytes = step_fn.memory_bytes(state_shape(run, stage), batch)
+  costs.check_memory(num_bytes, f"A step of the {stage}", _how_to_fit(stage))
+  say(
+    "%s: a step needs about %.3g GB on each device, of %.3g GB",
+    *(stage, num_bytes / costs.GB, costs.device_bytes() / costs.GB),
+  )
+
+
+def _how_to_fit(stage):
+  advice = f"raise {stage}.num_microbatches or lower {stage}.batch_size"
+  return f"{advice}, or set inverter.network.remat" if stage == "inverter" else advice
 
 
 class _Session:

@@ -1,0 +1,238 @@
+r"""Times training steps of an untrained model; the last line is one JSON object.
+
+    python benchmarks/training.py --height=32 --width=32 --channels=3 --filters=64 --blocks=3 \
+        --batch=16 [--layer_shape=5,5,128] [--dtype=float32]
+
+A step is the whole of it: forward and backward pass with dropout, Adam, moving average, norm of the
+gradient; images come as uint8 from the device, metrics stay there.
+
+`--compare=COMMAND` times another program in turn with this one, in the same minutes of the same
+machine: after each round of `--steps` steps the command is run, whose last line must be a JSON
+object with `images_per_second`. It may be this script in another checkout.
+
+`--growth=FILE.png` draws the rate against batch, filters, blocks and image size instead, each
+varied alone around the flags.
+
+How the figures are made:
+
+- `images_per_second` is that of the fastest of `--rounds` rounds; `ratio` is the median over the
+  rounds of the rate of a round, divided by that of the command after it.
+- `tflops` counts the multiplications and additions of convolutions and products (`costs`), three
+  times those of the forward pass, and none that are done element by element or on padding.
+- `matmul_tflops` is the fastest product of two square matrices of the same type, with XLA's own
+  choice of library and that of the training step; `share_of_peak` is `tflops` over it.
+- `processor_seconds_per_image` adds up all cores of the process, in the least round. Other programs
+  on the machine move it less than the rate.
+- `peak_memory_bytes` are arguments, results and temporaries of the compiled step, as XLA plans
+  them; `compile_seconds` holds tracing.
+"""
+
+import json
+import pathlib
+import shlex
+import statistics
+import subprocess
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import subjects
+from absl import app, flags
+
+from inversion_jax import compilation, costs, placement, training
+from inversion_jax.inverters import Inverter
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("steps", 5, "Steps per round.")
+flags.DEFINE_integer("rounds", 3, "Rounds.")
+flags.DEFINE_integer("microbatches", 1, "Parts of a batch whose gradients are added up.")
+flags.DEFINE_string("remat", "", "What is computed again in the backward pass, see PixelCNN.")
+flags.DEFINE_string("compare", "", "Command to time in turn; its last line is a JSON object.")
+flags.DEFINE_string("growth", "", "Draws this figure of the rate against each size.")
+
+# What --growth varies, each around the values of the flags.
+GROWTH = {
+  "batch": (4, 8, 16, 32),
+  "filters": (16, 32, 64, 128),
+  "blocks": (1, 2, 3, 4),
+  "side": (8, 16, 32, 48),
+}
+
+
+class Subject:
+  """A compiled training step, its batch and its state."""
+
+  def __init__(self, model: Inverter, size: tuple[int, int], batch_size: int):
+    levels_BHWC, z = subjects.noise(size, batch_size)
+    self.batch_size = batch_size
+    self.batch = placement.put_batch({"image": levels_BHWC, "z": z})
+    recipe = training.Recipe(batch_size=batch_size, num_microbatches=FLAGS.microbatches)
+    params = subjects.initialised(model, levels_BHWC, z)
+    state = training.initial_state(params, recipe.optimizer())
+    self.state = placement.put(state, placement.data_parallel()[1])
+
+    def apply(params, batch, **settings):
+      return model.apply({"params": params}, batch["image"], batch["z"], **settings)
+
+    def loss_fn(params, batch, dropout_key):
+      log_prob_BHW = apply(params, batch, train=True, rngs={"dropout": dropout_key})
+      return -log_prob_BHW.sum((1, 2)).mean(), {}
+
+    self.operations = costs.train_operations(apply, params, self.batch)
+    self.step = training.Step(loss_fn, recipe, jax.random.key(1))
+    start = time.monotonic()
+    self.peak_memory_bytes = self.step.memory_bytes(self.state, self.batch)
+    self.compile_seconds = time.monotonic() - start
+
+  def round(self) -> tuple[float, float]:
+    """Images per second of some steps, and seconds of all cores per image."""
+    num_images = FLAGS.steps * self.batch_size
+    start, processor_start = time.monotonic(), time.process_time()
+    for _ in range(FLAGS.steps):
+      self.state, metrics = self.step(self.state, self.batch)
+    jax.block_until_ready(metrics)
+    seconds = time.monotonic() - start
+    return num_images / seconds, (time.process_time() - processor_start) / num_images
+
+  def warm_up(self):
+    """The first step, which loads what is loaded once."""
+    self.state, metrics = self.step(self.state, self.batch)
+    jax.block_until_ready(metrics)
+
+
+def subject(*, batch: int, filters: int, blocks: int, size: tuple[int, int]) -> Subject:
+  """The training step of these sizes; the rest is that of the flags."""
+  model = subjects.inverter(num_filters=filters, num_blocks=blocks, remat=FLAGS.remat)
+  return Subject(model, size, batch)
+
+
+def matmul_tflops() -> float:
+  """The rate of the fastest product of square matrices."""
+  side = 2048 if jax.default_backend() == "cpu" else 8192
+  matrix = jnp.ones((side, side), FLAGS.dtype)
+
+  def product(state, matrix):
+    return state @ matrix, None
+
+  fastest = []
+  for compiled in (jax.jit(product), compilation.jit_step(product)):
+    state, _ = compiled(matrix + 0, matrix)
+    for _ in range(8):
+      start = time.monotonic()
+      state, _ = jax.block_until_ready(compiled(state, matrix))
+      fastest.append(time.monotonic() - start)
+  return 2e-12 * side**3 / min(fastest)
+
+
+def measured(timed: Subject) -> dict:
+  """Times rounds of steps, in turn with the other command if there is one."""
+  timed.warm_up()
+  rounds, others = [], []
+  for _ in range(FLAGS.rounds):
+    rounds.append(timed.round())
+    line = f"{rounds[-1][0]:.4g} images/s"
+    if FLAGS.compare:
+      others.append(other_program())
+      line += f", the other {others[-1]['images_per_second']:.4g}"
+    print(line, flush=True)
+  rates, processor_seconds = zip(*rounds, strict=True)
+  rate = max(rates)
+  result = {
+    "images_per_second": rate,
+    "tflops": 1e-12 * rate * timed.operations / timed.batch_size,
+    "processor_seconds_per_image": min(processor_seconds),
+    "peak_memory_bytes": timed.peak_memory_bytes,
+    "compile_seconds": timed.compile_seconds,
+  }
+  return result | (compared(rates, processor_seconds, others) if others else {})
+
+
+def other_program() -> dict:
+  """What the command of `--compare` measured: its last line."""
+  output = subprocess.run(shlex.split(FLAGS.compare), capture_output=True, text=True, check=True)
+  return json.loads(output.stdout.strip().splitlines()[-1])
+
+
+def compared(rates, processor_seconds, others: list[dict]) -> dict:
+  """The ratios to the other command, of which more than one is faster here."""
+  other_rates = [other["images_per_second"] for other in others]
+  ratios = [rate / other for rate, other in zip(rates, other_rates, strict=True)]
+  result = {
+    "ratio": statistics.median(ratios),
+    "ratios": ratios,
+    "other_images_per_second": max(other_rates),
+  }
+  key = "processor_seconds_per_image"
+  if all(key in other for other in others):
+    result["processor_ratio"] = min(other[key] for other in others) / min(processor_seconds)
+  return result
+
+
+def growth(path: pathlib.Path) -> dict:
+  """Draws the rate against each size, and prints it as a table."""
+  centre = {
+    "batch": FLAGS.batch,
+    "filters": FLAGS.filters,
+    "blocks": FLAGS.blocks,
+    "side": FLAGS.height,
+  }
+  print("| varied | value | images/s | TFLOP/s | MB | compile s |\n|---|---|---|---|---|---|")
+  rows = []
+  for name, values in GROWTH.items():
+    for value in values:
+      row = {"varied": name, "value": value} | _row(**(centre | {name: value}))
+      rows.append(row)
+      print(
+        f"| {name} | {value} | {row['images_per_second']:.4g} | {row['tflops']:.3f} "
+        f"| {row['peak_memory_bytes'] / costs.MB:.0f} | {row['compile_seconds']:.0f} |",
+        flush=True,
+      )
+  _draw(rows, centre, path)
+  return {"growth": rows}
+
+
+def _row(*, side, **fields) -> dict[str, Any]:
+  return measured(subject(size=(side, side), **fields))
+
+
+def _draw(rows, centre, path):
+  figure, axes = plt.subplots(1, len(GROWTH), figsize=(12, 3), sharey=True, layout="constrained")
+  for axis, (name, values) in zip(axes, GROWTH.items(), strict=True):
+    rates = [row["images_per_second"] for row in rows if row["varied"] == name]
+    axis.loglog(values, rates, "o-")
+    axis.set_xticks(values, [str(value) for value in values])
+    axis.minorticks_off()
+    others = ", ".join(f"{key} {value}" for key, value in centre.items() if key != name)
+    axis.set_xlabel(f"{name}\n({others})")
+    axis.grid(visible=True, alpha=0.3)
+  axes[0].set_ylabel("training images per second")
+  figure.savefig(path, dpi=150)
+
+
+def main(argv):
+  """Runs the benchmark."""
+  if len(argv) > 1:
+    raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
+  if FLAGS.growth:
+    result = growth(pathlib.Path(FLAGS.growth))
+  else:
+    size = (FLAGS.height, FLAGS.width)
+    timed = subject(batch=FLAGS.batch, filters=FLAGS.filters, blocks=FLAGS.blocks, size=size)
+    result = measured(timed) | {"matmul_tflops": matmul_tflops()}
+    result |= {
+      "share_of_peak": result["tflops"] / result["matmul_tflops"],
+      "size": [*size, FLAGS.channels],
+      "batch": FLAGS.batch,
+      "microbatches": FLAGS.microbatches,
+      "filters": FLAGS.filters,
+      "blocks": FLAGS.blocks,
+      "remat": FLAGS.remat,
+    }
+  result |= {"dtype": FLAGS.dtype, "device": subjects.device_name()}
+  print(json.dumps(result | {"jax_version": jax.__version__}))
+
+
+if __name__ == "__main__":
+  app.run(main)
