@@ -43,6 +43,8 @@ FREE_FIELDS = (
   "sample.num_given_rows",
   "neighbours.num_images",
   "neighbours.num_samples",
+  "neighbours.num_shown",
+  "neighbours.num_many",
 )
 DTYPES = ("float32", "bfloat16")
 NO_LAYER = ""
@@ -124,7 +126,10 @@ def default() -> ConfigDict:
     }
   )
   # Table 1 compares the first test images with so many samples each.
-  config.neighbours = ConfigDict({"num_images": 500, "num_samples": 10})
+  # Figure 2 shows the closest of `num_many` samples of the first `num_shown`; 0 is none.
+  config.neighbours = ConfigDict(
+    {"num_images": 500, "num_samples": 10, "num_shown": 8, "num_many": 0}
+  )
   return config
 
 
@@ -377,7 +382,7 @@ POSITIVE += (
 )
 RATES = ("dropout_rate", "context_dropout_rate", "ema_decay", "adam_b1", "adam_b2")
 NOT_NEGATIVE = ("num_train", "num_validation", "num_test", "patience", "seed", "snapshot_steps")
-NOT_NEGATIVE += ("num_given_rows", "num_maps")
+NOT_NEGATIVE += ("num_given_rows", "num_maps", "num_shown", "num_many")
 NOT_NEGATIVE += ("adversarial_weight", "conditional_weight", "entropy_weights")
 
 

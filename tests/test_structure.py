@@ -46,6 +46,7 @@ LADDER = [
   "exact",
   "stages",
   "compare",
+  "paper",
   "main",
 ]
 MODELS = LADDER[LADDER.index("classifiers") : LADDER.index("training")]

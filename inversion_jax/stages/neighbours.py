@@ -12,7 +12,7 @@ from inversion_jax.errors import UserError
 from inversion_jax.runs import Run
 from inversion_jax.stages.drawing import draw_samples
 
-PARTS = "neighbours_unfinished"
+PARTS, MANY_PARTS = "neighbours_unfinished", "closest_unfinished"
 # As many as figure 2 of the paper shows.
 NUM_NEAREST = 6
 
@@ -48,7 +48,8 @@ def measure_neighbours(run: Run):
   }
   storage.write_json(run.folder / storage.TABLE_1, table)
   run.note("neighbours", record | {"seconds": time.monotonic() - start})
-  shutil.rmtree(run.folder / PARTS, ignore_errors=True)
+  for parts in (PARTS, MANY_PARTS):
+    shutil.rmtree(run.folder / parts, ignore_errors=True)
 
 
 def _distances(run, inverter_step):
@@ -67,12 +68,6 @@ def _distances(run, inverter_step):
   encode = encoder(run, batch_size)
   originals_NHWC = test.images_NHWC[:num_images]
   h_NU = encode(originals_NHWC)
-  samples_MHWC = samples_NSHWC.reshape(-1, *originals_NHWC.shape[1:])
-
-  def score_rows(rows_M):
-    return (neighbours.l1_distance(encode(samples_MHWC[rows_M]), h_NU[rows_M // num_samples]),)
-
-  (sample_l1_M,) = evaluation.scores(score_rows, len(samples_MHWC), batch_size, "encode samples")
   near = neighbours.nearest(
     h_NU,
     lambda rows_B: encode(train.images_NHWC[rows_B]),
@@ -86,13 +81,44 @@ def _distances(run, inverter_step):
     "source": test.source_N[:num_images],
     "original": originals_NHWC,
     "sample": samples_NSHWC,
-    "sample_l1": sample_l1_M.reshape(num_images, num_samples),
+    "sample_l1": _sample_l1(encode, samples_NSHWC, h_NU, batch_size),
     "nearest": train.images_NHWC[near.rows_MK],
     "nearest_index": train.index_N[near.rows_MK],
     "nearest_label": train.labels_N[near.rows_MK],
     "nearest_l1": near.l1_MK.astype(np.float64),
   }
+  if section.num_many:
+    num_shown = min(section.num_shown, num_images)
+    arrays |= _closest(run, inverter_step, encode, h_NU[:num_shown], batch_size)
   return arrays, h_NU
+
+
+def _sample_l1(encode, samples_NSHWC, h_NU, batch_size):
+  """The distance of each sample to its image, (N, S)."""
+  num_samples = samples_NSHWC.shape[1]
+  samples_MHWC = samples_NSHWC.reshape(-1, *samples_NSHWC.shape[2:])
+
+  def score_rows(rows_M):
+    return (neighbours.l1_distance(encode(samples_MHWC[rows_M]), h_NU[rows_M // num_samples]),)
+
+  (l1_M,) = evaluation.scores(score_rows, len(samples_MHWC), batch_size, "encode samples")
+  return l1_M.reshape(samples_NSHWC.shape[:2])
+
+
+def _closest(run, inverter_step, encode, h_NU, batch_size):
+  """Figure 2: of many samples of the first images, the closest."""
+  samples_NSHWC = draw_samples(
+    *(run, run.folder / MANY_PARTS),
+    inverter_step=inverter_step,
+    num_images=len(h_NU),
+    num_samples=run.config.neighbours.num_many,
+  )
+  l1_NS = _sample_l1(encode, samples_NSHWC, h_NU, batch_size)
+  order_NK = np.argsort(l1_NS, axis=1, kind="stable")[:, :NUM_NEAREST]
+  return {
+    "closest": np.take_along_axis(samples_NSHWC, order_NK[:, :, None, None, None], axis=1),
+    "closest_l1": np.take_along_axis(l1_NS, order_NK, axis=1),
+  }
 
 
 def encoder(run: Run, batch_size: int) -> Callable:

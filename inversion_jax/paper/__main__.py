@@ -1,0 +1,112 @@
+r"""Runs the experiments of the paper and draws its figures and tables.
+
+launch/figure_5a --miniature      # one figure, on the digits, in minutes
+launch/paper --list               # the runs of everything and what they cost; starts nothing
+launch/paper                      # everything, at the paper's size
+
+An interrupted or failed launch goes on where it was when it is started again: runs that are done
+are skipped. Figures go to WORKDIR/figures, each with a CSV of its numbers.
+"""
+
+import gc
+import pathlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+import jax
+
+from inversion_jax import config as config_lib
+from inversion_jax import progress, stages
+from inversion_jax.errors import Parser, UserError
+from inversion_jax.paper import costs, plans
+from inversion_jax.paper.drawings import EXPERIMENTS
+from inversion_jax.progress import say, warn
+from inversion_jax.runs import Run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs what the command line names; returns 1 if anything failed."""
+  given = _parser().parse_args(arguments)
+  scale = plans.SCALES[given.scale]
+  workdir = given.workdir or pathlib.Path("runs") / (
+    "paper" if given.scale == "paper" else f"paper_{given.scale}"
+  )
+  names = list(EXPERIMENTS) if given.experiment == "paper" else [given.experiment]
+  planned = plans.merged(one for name in names for one in EXPERIMENTS[name].plan(scale))
+  if given.list:
+    costs.show(planned, workdir)
+    return 0
+  failed = [one.folder for one in planned if not _succeeds(one, workdir)]
+  undrawn = [name for name in names if not _is_drawn(name, scale, workdir, failed)]
+  for folder in failed:
+    print(f"{workdir / folder} failed; see above, and start again to go on.")
+  return 1 if failed or undrawn else 0
+
+
+def _parser():
+  parser = Parser("inversion_jax.paper", __doc__)
+  parser.add_argument("experiment", choices=("paper", *EXPERIMENTS), help="paper is all of them")
+  parser.add_argument(
+    "--miniature",
+    action="store_const",
+    const="miniature",
+    dest="scale",
+    default="paper",
+    help="the same experiment on digits and few affNIST images, for a laptop",
+  )
+  parser.add_argument(
+    "--smoke",
+    action="store_const",
+    const="smoke",
+    dest="scale",
+    help="the whole path at no useful size, in minutes",
+  )
+  parser.add_argument("--list", action="store_true", help="print runs and costs, start nothing")
+  parser.add_argument("--workdir", type=pathlib.Path, help="default: runs/paper[_miniature]")
+  return parser
+
+
+def _succeeds(planned: plans.Planned, workdir: pathlib.Path) -> bool:
+  """Runs all stages; a failure is told and the others go on."""
+  config = planned.config
+  if config.inverter.start_from:
+    config.inverter.start_from = str(workdir / config.inverter.start_from)
+  try:
+    run = Run(config_lib.check(config), workdir / planned.folder)
+    run.begin()
+    for stage in planned.stages:
+      say("%s: %s", run.folder, stage)
+      stages.STAGES[stage](run)
+  except UserError as error:
+    warn("%s failed: %s", planned.folder, error)
+    return False
+  except Exception:
+    # Whatever it is, it must not cost the other runs; it keeps its traceback.
+    warn("%s failed:\n%s", planned.folder, traceback.format_exc())
+    return False
+  finally:
+    # What one run compiled is of no use to the next.
+    jax.clear_caches()
+    gc.collect()
+  return True
+
+
+def _is_drawn(name, scale, workdir, failed):
+  missing = [one.folder for one in EXPERIMENTS[name].plan(scale) if one.folder in failed]
+  if missing:
+    warn("%s is not drawn: %s failed.", name, ", ".join(missing))
+    return False
+  output = workdir / "figures"
+  try:
+    EXPERIMENTS[name].draw(workdir, output, scale)
+  except UserError as error:
+    warn("%s is not drawn: %s", name, error)
+    return False
+  print(f"{EXPERIMENTS[name].title}: {', '.join(sorted(map(str, output.glob(f'{name}.*'))))}")
+  return True
+
+
+if __name__ == "__main__":
+  progress.show_lines()
+  sys.exit(main())

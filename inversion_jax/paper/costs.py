@@ -1,0 +1,87 @@
+"""What planned runs will cost, before anything starts."""
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from inversion_jax import classifiers, costs, likelihoods, storage
+from inversion_jax.inverters import Inverter
+from inversion_jax.paper.plans import Planned
+
+# (image shape, levels) by preset, so that nothing is fetched to be listed.
+SHAPES = {
+  "digits": ((8, 8, 1), 17),
+  "mnist": ((28, 28, 1), 256),
+  "affnist": ((40, 40, 1), 256),
+  "affnist/small": ((40, 40, 1), 256),
+  "svhn_cropped": ((32, 32, 3), 256),
+  "cifar10": ((32, 32, 3), 256),
+}
+
+
+class Cost(NamedTuple):
+  """Of training one inverter."""
+
+  num_images: int
+  num_params: int
+  operations_per_image: int
+
+
+def cost(planned: Planned) -> Cost:
+  """The cost of the inverter of a run, from its configuration alone; nothing is computed."""
+  config = planned.config
+  image_shape, num_levels = SHAPES[config.data.name]
+  images = jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
+  z = None
+  if config.representation.layer:
+    classifier = classifiers.Classifier(
+      **config.classifier.network.to_dict(), num_classes=10, num_levels=num_levels
+    )
+    layers, _ = jax.eval_shape(classifier.init_with_output, jax.random.key(0), images)
+    z = layers[config.representation.layer]
+  section = config.inverter
+  likelihood = likelihoods.make(
+    **section.likelihood.to_dict(), num_levels=num_levels, num_channels=image_shape[-1]
+  )
+  inverter = Inverter(likelihood, **section.network.to_dict())
+  variables = jax.eval_shape(inverter.init, jax.random.key(0), images, z)
+  operations = costs.train_operations(inverter.apply, variables, images, z)
+  num_params = sum(leaf.size for leaf in jax.tree.leaves(variables))
+  return Cost(section.num_steps * section.batch_size, num_params, operations // 2)
+
+
+def measured_rate(workdir: pathlib.Path, planned: list[Planned]) -> float | None:
+  """Operations per second that finished runs of this folder reached, the median; None without."""
+  rates = []
+  for one in planned:
+    path = workdir / one.folder / storage.SUMMARY
+    rate = storage.read_json(path).get("train_images_per_second") if path.exists() else None
+    if rate:
+      rates.append(rate * cost(one).operations_per_image)
+  return sorted(rates)[len(rates) // 2] if rates else None
+
+
+def show(planned: list[Planned], workdir: pathlib.Path) -> None:
+  """Prints one line a run: stages, images to train, parameters, hours."""
+  rate = measured_rate(workdir, planned)
+  total_hours = 0.0
+  print(f"{'run':40} {'images':>13} {'parameters':>12} {'hours':>8}  stages")
+  for one in planned:
+    found = cost(one)
+    hours = found.num_images * found.operations_per_image / rate / 3600 if rate else None
+    total_hours += hours or 0.0
+    text = "?" if hours is None else f"{hours:.2f}"
+    print(
+      f"{one.folder:40} {found.num_images:13,} {found.num_params:12,} {text:>8}  "
+      f"{','.join(one.stages)}"
+    )
+  if rate is None:
+    print(f"{len(planned)} runs. Hours are known once a run under {workdir} has been trained.")
+  else:
+    print(
+      f"{len(planned)} runs, about {total_hours:.1f} hours of inverter training at the "
+      f"{rate / 1e9:.3g} GFLOP/s measured on finished runs; classifiers, sampling and what is "
+      "done already not deducted."
+    )

@@ -1,0 +1,167 @@
+"""What to run for each figure and table: plain lists of runs, which share classifiers and folders.
+
+Source: Nash et al. (2019), section 5 and appendix A.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from inversion_jax import config as config_lib
+from inversion_jax import stages
+
+LAYERS = ("conv1", "conv2", "fc3", "logits")
+KINDS = ("conv", "pool", "dense")
+# Section 5.3: the overfitted classifier sees so many images, and no dropout.
+NUM_OVERFITTED = 100
+
+
+class Planned(NamedTuple):
+  """One run: where it goes under the working folder, what it is, and which stages it needs."""
+
+  folder: str
+  config: ConfigDict
+  stages: tuple[str, ...]
+
+
+class Scale(NamedTuple):
+  """How large the experiments are.
+
+  Attributes:
+    datasets: of figures 1, 2, 5a and Table 1; the names of presets.
+    single: the set of figures 3 and 5b.
+    num_many: samples of an image from which figure 2 takes the closest.
+    snapshots: classifier updates of figure 5b.
+    amortised_steps: of a density model of figure 5b, which begins from p(x).
+    variant: of the presets.
+    adapt: last changes to a configuration.
+  """
+
+  datasets: tuple[str, ...]
+  single: str
+  num_many: int
+  snapshots: tuple[int, ...]
+  amortised_steps: int
+  variant: str = ""
+  adapt: Callable[[ConfigDict], None] = lambda config: None
+
+
+def _miniature(config: ConfigDict):
+  """affNIST at reduced size: few digits and a narrow inverter. The digits are small as they are."""
+  config.gan.entropy_weights = (0.0, 10.0, 30.0)
+  if not config.data.name.startswith("affnist"):
+    return
+  config.data.name = "affnist/small"
+  config.classifier.update({"num_steps": 600, "validate_every": 200, "snapshot_steps": (0,)})
+  config.classifier.network.update({"num_filters": (16, 16), "num_dense_units": 256})
+  config.classifier.learning_rate = 1e-3
+  config.inverter.network.update({"num_filters": 16, "num_blocks": 1, "dropout_rate": 0.1})
+  config.inverter.update(
+    {"num_steps": 500, "batch_size": 16, "learning_rate": 3e-3, "decay": "cosine"}
+  )
+  config.inverter.update({"ema_decay": 0.98, "validate_every": 250, "log_every": 50})
+  config.decoder.network.update({"num_filters": 16, "num_units": 128})
+  config.decoder.update({"num_steps": 300, "validate_every": 150, "ema_decay": 0.98})
+  config.sample.update({"num_images": 16, "num_samples": 8, "batch_size": 64})
+
+
+SCALES = {
+  "paper": Scale(
+    ("mnist", "svhn", "cifar10"),
+    *("mnist", 1024, (0, 100, 1_000, 10_000, 100_000), 25_000),
+  ),
+  "miniature": Scale(("digits",), "digits", 1024, (0, 20, 100, 500), 100, adapt=_miniature),
+  "smoke": Scale(("digits",), "digits", 8, (0, 3), 2, variant="smoke"),
+}
+
+
+def layers(scale: Scale, *further: str) -> list[Planned]:
+  """Every layer of every set, through the default stages and `further` ones."""
+  return [_layer(scale, dataset, layer, *further) for dataset in scale.datasets for layer in LAYERS]
+
+
+def closest_samples(scale: Scale) -> list[Planned]:
+  """Figure 2: fc3 of every set, with many samples of a few images."""
+  return [_layer(scale, dataset, "fc3", "neighbours") for dataset in scale.datasets]
+
+
+def rivals(scale: Scale) -> list[Planned]:
+  """Figure 3: a stacked GAN given fc3."""
+  return [_layer(scale, scale.single, "fc3", "gan")]
+
+
+def architectures(scale: Scale) -> list[Planned]:
+  """Figure 4: fc3 of three networks on affNIST."""
+  planned = []
+  for kind in KINDS:
+    config = config_lib.preset("affnist", "fc3", scale.variant, kind=kind)
+    planned.append(_planned(scale, f"affnist/{kind}_fc3", config, stages.DEFAULT))
+  return planned
+
+
+def dynamics(scale: Scale) -> list[Planned]:
+  """Figure 5b: every layer after some classifier updates, of a regular and an overfitted network.
+
+  All density models begin from one p(x) with projections of h at zero.
+  """
+  folder = f"{scale.single}/dynamics"
+  prior = config_lib.preset(scale.single, config_lib.NO_LAYER, scale.variant)
+  planned = [_planned(scale, f"{folder}/prior", prior, ("inverter", "evaluate"))]
+  for regime, layer, step in dynamics_places(scale):
+    config = config_lib.preset(scale.single, layer, scale.variant)
+    config.representation.step = step
+    config.classifier.update(
+      {"snapshot_steps": scale.snapshots, "num_steps": max(scale.snapshots), "patience": 0}
+    )
+    if regime == "overfitted":
+      batch_size = min(config.classifier.batch_size, NUM_OVERFITTED // 2)
+      config.classifier.update({"num_train": NUM_OVERFITTED, "batch_size": batch_size})
+      config.classifier.network.dropout_rate = 0.0
+    config.inverter.update({"num_steps": scale.amortised_steps, "start_from": f"{folder}/prior"})
+    name = f"{folder}/{dynamics_name(regime, layer, step)}"
+    planned.append(_planned(scale, name, config, ("classifier", "inverter", "evaluate")))
+  return planned
+
+
+def dynamics_places(scale: Scale) -> list[tuple[str, str, int]]:
+  """(regime, layer, classifier updates) of figure 5b."""
+  return [
+    (regime, layer, step)
+    for regime in ("regular", "overfitted")
+    for layer in LAYERS
+    for step in scale.snapshots
+  ]
+
+
+def dynamics_name(regime: str, layer: str, step: int) -> str:
+  """The folder of one of them."""
+  return f"{regime}_{layer}_{step}"
+
+
+def _layer(scale, dataset, layer, *further):
+  config = config_lib.preset(dataset, layer, scale.variant)
+  if layer == "fc3":
+    # Figure 2 shows the closest of many samples of a few images.
+    config.neighbours.update({"num_shown": 4 if scale.variant else 8, "num_many": scale.num_many})
+  return _planned(scale, f"{dataset}/{layer}", config, (*stages.DEFAULT, *further))
+
+
+def _planned(scale, folder, config, names):
+  scale.adapt(config)
+  return Planned(folder, config, tuple(names))
+
+
+def merged(planned: Iterable[Planned]) -> list[Planned]:
+  """Each folder once, with all stages that anything asks of it, the report last."""
+  wanted: dict[str, Planned] = {}
+  for one in planned:
+    before = wanted.get(one.folder, one)
+    names = {*before.stages, *one.stages}
+    ordered = sorted(names, key=_ORDER.index)
+    wanted[one.folder] = before._replace(stages=tuple(ordered))
+  return list(wanted.values())
+
+
+# The report shows what the others left, so it comes last.
+_ORDER = [*(name for name in stages.STAGES if name != "report"), "report"]
