@@ -1,0 +1,147 @@
+"""The paper's figures: their plans, their drawings, and a shrunken launch from end to end."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from inversion_jax import config as config_lib
+from inversion_jax import stages, storage
+from inversion_jax.errors import UserError
+from inversion_jax.paper import __main__ as launch
+from inversion_jax.paper import costs, drawings, plans
+
+
+@pytest.mark.parametrize("scale", plans.SCALES)
+def test_every_run_of_every_figure_passes_the_checks(scale):
+  planned = plans.merged(
+    one
+    for experiment in drawings.EXPERIMENTS.values()
+    for one in experiment.plan(plans.SCALES[scale])
+  )
+  assert len({one.folder for one in planned}) == len(planned)
+  for one in planned:
+    config_lib.check(one.config)
+    assert set(one.stages) <= set(stages.STAGES)
+    assert "report" not in one.stages[:-1]
+  # A model that begins from p(x) comes after it, with the same network.
+  folders = [one.folder for one in planned]
+  for one in planned:
+    if start := one.config.inverter.start_from:
+      assert folders.index(start) < folders.index(one.folder)
+      prior = planned[folders.index(start)].config
+      assert prior.inverter.network == one.config.inverter.network
+
+
+def test_figures_share_their_runs():
+  scale = plans.SCALES["miniature"]
+  planned = plans.merged([*plans.layers(scale), *plans.layers(scale, "neighbours")])
+  assert [one.folder for one in planned] == [f"digits/{layer}" for layer in plans.LAYERS]
+  assert all("neighbours" in one.stages for one in planned)
+
+
+def test_the_paper_has_five_snapshots_of_four_layers_in_two_regimes():
+  planned = plans.dynamics(plans.SCALES["paper"])
+  assert len(planned) == 1 + 40
+  overfitted = [one for one in planned if "overfitted" in one.folder]
+  assert {one.config.classifier.num_train for one in overfitted} == {100}
+  assert {one.config.classifier.network.dropout_rate for one in overfitted} == {0.0}
+
+
+def test_the_cost_of_a_run_is_known_from_its_configuration():
+  (planned,) = (one for one in plans.layers(plans.SCALES["paper"]) if one.folder == "mnist/fc3")
+  found = costs.cost(planned)
+  assert found.num_images == 250_000 * 64
+  # 50.95 M at 196 filters; 64 filters have about a ninth of that.
+  assert 4e6 < found.num_params < 9e6
+  # Each parameter of a convolution meets most pixels of one resolution or another.
+  assert 2 * found.num_params < found.operations_per_image < 6 * 784 * found.num_params
+
+
+def test_samples_that_move_scatter_and_samples_that_stay_do_not():
+  still = np.zeros((1, 4, 9, 9, 1), np.uint8)
+  still[:, :, 4, 4] = 200
+  moving = np.zeros_like(still)
+  for sample, (row, column) in enumerate([(0, 0), (0, 8), (8, 0), (8, 8)]):
+    moving[0, sample, row, column] = 50
+  values = drawings.centroid_variance(np.concatenate([still, moving, 0 * still]))
+  np.testing.assert_allclose(values, [0.0, 2 * 64 / 3, 0.0], atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+  """Everything but affNIST, at no useful size, for one layer; one run is made to fail."""
+  workdir = tmp_path_factory.mktemp("paper")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(plans, "LAYERS", ("fc3",))
+    patch.delitem(drawings.EXPERIMENTS, "figure_4")
+    patch.setitem(drawings.EXPERIMENTS, "failing", failing_experiment())
+    status = launch.main(["paper", "--smoke", f"--workdir={workdir}"])
+  return status, workdir
+
+
+def failing_experiment():
+  def plan(scale):
+    config = config_lib.preset("digits", "fc3", "smoke")
+    config.representation.step = 17
+    return [plans.Planned("digits/failing", config, ("classifier",))]
+
+  return drawings.Experiment("Fails", plan, lambda *_: pytest.fail("was drawn"))
+
+
+def test_a_launch_draws_what_it_can_and_says_what_failed(launched, capsys):
+  status, workdir = launched
+  assert status == 1, "a run failed"
+  for name in ("figure_1", "figure_2", "figure_3", "figure_5a", "figure_5b"):
+    assert (workdir / "figures" / f"{name}.png").exists(), name
+    assert read_csv(workdir / "figures" / f"{name}.csv"), name
+  assert (workdir / "figures" / "table_1.csv").exists()
+  assert not list((workdir / "figures").glob("failing*"))
+
+
+def test_the_numbers_beside_a_figure_are_those_of_the_runs(launched):
+  _, workdir = launched
+  (row,) = read_csv(workdir / "figures" / "figure_5a.csv")
+  summary = storage.read_json(workdir / "digits" / "fc3" / "summary.json")
+  assert float(row["nce_nats"]) == pytest.approx(summary["nce_nats"])
+  assert float(row["relative_to_conv1"]) == pytest.approx(-1.0)
+  dynamics = read_csv(workdir / "figures" / "figure_5b.csv")
+  assert [(row["group"], row["classifier_updates"]) for row in dynamics] == [
+    *(("regular", "0"), ("regular", "3"), ("overfitted", "0"), ("overfitted", "3"))
+  ]
+  first, later = (float(row["nce_nats"]) for row in dynamics[:2])
+  assert float(dynamics[1]["since_first_nats"]) == pytest.approx(later - first)
+  # The untrained classifier is the same in both regimes, its density model is trained alike.
+  assert float(dynamics[2]["minus_regular_nats"]) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_launch_that_is_done_runs_nothing_again(launched, monkeypatch):
+  _, workdir = launched
+  monkeypatch.setattr(plans, "LAYERS", ("fc3",))
+  monkeypatch.setattr(stages.train.training, "fit", lambda *_, **__: pytest.fail("trained again"))
+  assert launch.main(["figure_5b", "--smoke", f"--workdir={workdir}"]) == 0
+
+
+def test_the_list_starts_nothing(tmp_path, capsys):
+  assert launch.main(["paper", "--miniature", "--list", f"--workdir={tmp_path}"]) == 0
+  printed = capsys.readouterr().out
+  assert "40 runs" in printed
+  assert "digits/dynamics/overfitted_logits_500" in printed
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_figure_that_does_not_exist_is_a_sentence(capsys):
+  with pytest.raises(SystemExit) as stop:
+    launch.main(["figure_9"])
+  assert stop.value.code == 2
+  assert "invalid choice: 'figure_9'" in capsys.readouterr().err
+
+
+def test_only_a_finished_run_can_be_drawn(tmp_path):
+  with pytest.raises(UserError, match="is missing"):
+    drawings.figure_5a(tmp_path, tmp_path, plans.SCALES["smoke"])
+
+
+def read_csv(path):
+  with path.open(newline="", encoding="utf-8") as file:
+    return list(csv.DictReader(file))
