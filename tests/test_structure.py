@@ -28,6 +28,7 @@ LADDER = [
   "incremental",
   "contexts",
   "inverters",
+  "widening",
   "costs",
   "training",
   "evaluation",
@@ -84,6 +85,7 @@ def test_models_and_statistics_do_not_know_the_configuration_or_files():
       "incremental",
       "contexts",
       "inverters",
+      "widening",
       "classifiers",
       "likelihoods",
     ):

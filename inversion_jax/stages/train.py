@@ -17,6 +17,7 @@ from inversion_jax.progress import say, track
 from inversion_jax.runs import Run, initial_state, share_classifier, state_shape
 from inversion_jax.stages import scoring
 from inversion_jax.training import TrainState
+from inversion_jax.widening import apply_widened
 
 
 def train_classifier(run: Run):
@@ -62,10 +63,11 @@ def train_inverter(run: Run):
   if _is_trained(run, "inverter"):
     return
   inverter, split = run.inverter(), run.data.train
+  apply_fn = functools.partial(apply_widened, multiple=run.config.inverter.filter_multiple)
 
   def loss_fn(params, batch, dropout_key):
-    log_prob_BHW = inverter.apply(
-      {"params": params}, batch["image"], batch["z"], train=True, rngs={"dropout": dropout_key}
+    log_prob_BHW = apply_fn(
+      *(inverter, params, batch["image"], batch["z"]), train=True, rngs={"dropout": dropout_key}
     )
     return -log_prob_BHW.sum((1, 2)).mean(), {}
 
