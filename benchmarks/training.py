@@ -50,7 +50,7 @@ flags.DEFINE_integer("steps", 5, "Steps per round.")
 flags.DEFINE_integer("rounds", 3, "Rounds.")
 flags.DEFINE_integer("microbatches", 1, "Parts of a batch whose gradients are added up.")
 flags.DEFINE_integer("filter_multiple", 1, "Filters inside are rounded up to a multiple of it.")
-flags.DEFINE_string("remat", "", "What is computed again in the backward pass, see PixelCNN.")
+flags.DEFINE_string("remat", "", "What the backward pass computes again: elementwise or blocks.")
 flags.DEFINE_string("compare", "", "Command to time in turn; its last line is a JSON object.")
 flags.DEFINE_string("growth", "", "Draws this figure of the rate against each size.")
 

@@ -296,7 +296,8 @@ def rematerialising(remat: str) -> type[PixelCNN]:
   Args:
     remat: "" keeps all intermediate results for the backward pass, "elementwise" only those of
       convolutions, "blocks" only the features after each block, so that the forward pass is done
-      twice.
+      twice. XLA:CPU does the work twice without saving memory, as it computes again too early; use
+      microbatches there.
   """
   if remat not in REMATS:
     raise UserError(f"remat={remat!r} is not known; use one of {', '.join(map(repr, REMATS))}.")
