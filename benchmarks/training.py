@@ -207,7 +207,7 @@ def _draw(rows, centre, path):
     rates = [row["images_per_second"] for row in rows if row["varied"] == name]
     axis.loglog(values, rates, "o-")
     axis.set_xticks(values, [str(value) for value in values])
-    axis.minorticks_off()
+    axis.xaxis.minorticks_off()
     others = ", ".join(f"{key} {value}" for key, value in centre.items() if key != name)
     axis.set_xlabel(f"{name}\n({others})")
     axis.grid(visible=True, alpha=0.3)
