@@ -43,12 +43,14 @@ from absl import app, flags
 
 from inversion_jax import compilation, costs, placement, training
 from inversion_jax.inverters import Inverter
+from inversion_jax.widening import apply_widened
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("steps", 5, "Steps per round.")
 flags.DEFINE_integer("rounds", 3, "Rounds.")
 flags.DEFINE_integer("microbatches", 1, "Parts of a batch whose gradients are added up.")
-flags.DEFINE_string("remat", "", "What is computed again in the backward pass, see PixelCNN.")
+flags.DEFINE_integer("filter_multiple", 1, "Filters inside are rounded up to a multiple of it.")
+flags.DEFINE_string("remat", "", "What the backward pass computes again: elementwise or blocks.")
 flags.DEFINE_string("compare", "", "Command to time in turn; its last line is a JSON object.")
 flags.DEFINE_string("growth", "", "Draws this figure of the rate against each size.")
 
@@ -73,11 +75,13 @@ class Subject:
     state = training.initial_state(params, recipe.optimizer())
     self.state = placement.put(state, placement.data_parallel()[1])
 
-    def apply(params, batch, **settings):
-      return model.apply({"params": params}, batch["image"], batch["z"], **settings)
+    def apply(params, batch, multiple=1, **settings):
+      images_BHWC, z = batch["image"], batch["z"]
+      return apply_widened(model, params, images_BHWC, z, multiple=multiple, **settings)
 
     def loss_fn(params, batch, dropout_key):
-      log_prob_BHW = apply(params, batch, train=True, rngs={"dropout": dropout_key})
+      settings = {"train": True, "rngs": {"dropout": dropout_key}}
+      log_prob_BHW = apply(params, batch, FLAGS.filter_multiple, **settings)
       return -log_prob_BHW.sum((1, 2)).mean(), {}
 
     self.operations = costs.train_operations(apply, params, self.batch)
@@ -203,7 +207,7 @@ def _draw(rows, centre, path):
     rates = [row["images_per_second"] for row in rows if row["varied"] == name]
     axis.loglog(values, rates, "o-")
     axis.set_xticks(values, [str(value) for value in values])
-    axis.minorticks_off()
+    axis.xaxis.minorticks_off()
     others = ", ".join(f"{key} {value}" for key, value in centre.items() if key != name)
     axis.set_xlabel(f"{name}\n({others})")
     axis.grid(visible=True, alpha=0.3)
@@ -228,6 +232,7 @@ def main(argv):
       "microbatches": FLAGS.microbatches,
       "filters": FLAGS.filters,
       "blocks": FLAGS.blocks,
+      "filter_multiple": FLAGS.filter_multiple,
       "remat": FLAGS.remat,
     }
   result |= {"dtype": FLAGS.dtype, "device": subjects.device_name()}

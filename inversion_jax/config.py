@@ -31,6 +31,7 @@ FREE_FIELDS = (
     for field in ("num_steps", "log_every", "validate_every", "patience", "num_microbatches")
   ),
   "gan.entropy_weights",
+  "inverter.filter_multiple",
   "inverter.network.remat",
   "evaluate.batch_size",
   "brackets.sigmas",
@@ -87,6 +88,8 @@ def default() -> ConfigDict:
     }
   )
   config.inverter = _recipe()
+  # Filters are rounded up to a multiple while training; it is the same model. 64 is for GPUs.
+  config.inverter.filter_multiple = 1
   config.inverter.likelihood = ConfigDict(
     {"name": "auto", "num_components": 10, "min_log_scale": -7.0}
   )
@@ -371,15 +374,9 @@ POSITIVE = (
   "log_every",
   "validate_every",
 )
-POSITIVE += ("num_filters", "num_blocks", "num_scales", "num_components", "num_images")
-POSITIVE += (
-  "num_noise",
-  "num_samples",
-  "num_units",
-  "num_dense_units",
-  "kernel_size",
-  "pool_sizes",
-)
+POSITIVE += ("filter_multiple", "num_filters", "num_blocks", "num_scales", "num_components")
+POSITIVE += ("num_images", "num_samples", "num_noise", "num_units", "num_dense_units")
+POSITIVE += ("kernel_size", "pool_sizes")
 RATES = ("dropout_rate", "context_dropout_rate", "ema_decay", "adam_b1", "adam_b2")
 NOT_NEGATIVE = ("num_train", "num_validation", "num_test", "patience", "seed", "snapshot_steps")
 NOT_NEGATIVE += ("num_given_rows", "num_maps", "num_shown", "num_many")

@@ -33,7 +33,7 @@ def forward_operations(apply_fn: Callable, *args: Any) -> int:
     if context.method_name == "__call__" and isinstance(
       context.module, WeightNormConv | nn.Dense | nn.Conv
     ):
-      counted.append(_operations(context.module, args[0], result))
+      counted.extend(_operations(context.module, x, result) for x in args)
     return result
 
   with nn.intercept_methods(count):

@@ -1,5 +1,7 @@
 """Weight-normalised convolutions and the concatenated ELU, written for fast gradients."""
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -116,6 +118,17 @@ def convolve(x_BHWF: Array, kernel: Array, padding: Padding, strides=(1, 1)) -> 
   )
 
 
+def product_of_parts(parts: Sequence[Array], kernel: Float[Array, "1 1 I O"]) -> Array:
+  """concat_elu(concat(a, b)) @ kernel, from parts = (concat_elu(a), concat_elu(b)).
+
+  The parts are of one size. Nothing is concatenated, and others can read the same parts.
+  """
+  # Rows of the kernel: the positive halves of all parts, then the negative ones.
+  rows = kernel.reshape(2, len(parts), -1, kernel.shape[-1])
+  products = (part @ rows[:, index].reshape(part.shape[-1], -1) for index, part in enumerate(parts))
+  return functools.reduce(operator.add, products)
+
+
 def double_upper(x_BHWF: Array, kernel: Array) -> Array:
   """The 2x3 transposed convolution of stride 2, cropped as in the upper stream."""
   even, odd = split_double_upper(kernel)
@@ -172,28 +185,35 @@ class WeightNormConv(nn.Module):
   doubling: str = ""  # "upper" or "lower": the transposed convolution of that stream
 
   @nn.compact
-  def __call__(self, x_BHWF: Array) -> Array:
-    """Returns the convolved features, in the type of `x_BHWF`."""
-    shape = (*self.kernel_size, x_BHWF.shape[-1], self.features)
+  def __call__(self, *parts_BHWF: Array) -> Array:
+    """Returns the convolved features, in the type of the input.
+
+    Several inputs, each a concat-ELU, count as the concat-ELU of their concatenated arguments.
+    """
+    num_inputs = sum(part.shape[-1] for part in parts_BHWF)
+    shape = (*self.kernel_size, num_inputs, self.features)
     direction = self.param("direction", nn.initializers.normal(0.05), shape)
     if self.is_initializing():
-      return self._initialized(x_BHWF, direction)
+      return self._initialized(parts_BHWF, direction)
     scale_F = self.param("scale", nn.initializers.ones, (self.features,))
     bias_F = self.param("bias", nn.initializers.zeros, (self.features,))
-    return add_bias(self._linear(x_BHWF, weight_norm_kernel(direction, scale_F)), bias_F)
+    return add_bias(self._linear(parts_BHWF, weight_norm_kernel(direction, scale_F)), bias_F)
 
-  def _initialized(self, x_BHWF, direction):
+  def _initialized(self, parts_BHWF, direction):
     """Sets scale and bias from the unscaled outputs, and returns the scaled ones."""
-    raw_BHWF = self._linear(x_BHWF, weight_norm_kernel(direction, jnp.ones(self.features)))
+    raw_BHWF = self._linear(parts_BHWF, weight_norm_kernel(direction, jnp.ones(self.features)))
     rows_NF = raw_BHWF.astype(jnp.float32).reshape(-1, self.features)
     scale_F = self.init_scale / jnp.maximum(rows_NF.std(0), MIN_INITIAL_STD)
     bias_F = -rows_NF.mean(0) * scale_F
     self.param("scale", lambda _: scale_F)
     self.param("bias", lambda _: bias_F)
-    return (raw_BHWF * scale_F + bias_F).astype(x_BHWF.dtype)
+    return (raw_BHWF * scale_F + bias_F).astype(raw_BHWF.dtype)
 
-  def _linear(self, x_BHWF, kernel):
+  def _linear(self, parts_BHWF, kernel):
+    x_BHWF, *more = parts_BHWF
     kernel = kernel.astype(x_BHWF.dtype)
+    if more:
+      return product_of_parts(parts_BHWF, kernel)
     if self.doubling:
       return DOUBLINGS[self.doubling](x_BHWF, kernel)
     return convolve(x_BHWF, kernel, self.padding, self.strides)

@@ -9,6 +9,7 @@ import pytest
 from inversion_jax import layers, likelihoods, pixelcnn
 from inversion_jax.errors import UserError
 from inversion_jax.inverters import Inverter, amortised
+from inversion_jax.widening import apply_widened
 
 REPRESENTATIONS = {"none": None, "vector": (5,), "map": (3, 3, 4)}
 
@@ -288,3 +289,27 @@ def test_rematerialisation_keeps_less_for_the_same_gradient():
 def test_an_unknown_rematerialisation_is_named():
   with pytest.raises(UserError, match="remat='all' is not known"):
     tiny(remat="all")
+
+
+@pytest.mark.parametrize(
+  ("representation", "fields"), [("none", {}), ("vector", {}), ("map", {"context": "encoder"})]
+)
+def test_wider_inside_is_the_same_function_with_the_same_gradient(representation, fields):
+  inverter, params, images, z = tiny(
+    num_channels=3,
+    num_levels=256,
+    z_shape=REPRESENTATIONS[representation],
+    num_filters=5,
+    num_scales=2,
+    **fields,
+  )
+
+  def nats(params, multiple):
+    return -apply_widened(inverter, params, images, z, multiple=multiple).sum((1, 2))
+
+  gradient = jax.jit(jax.value_and_grad(lambda *args: nats(*args).mean()), static_argnums=1)
+
+  def assert_close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=2e-4 * abs(expected).max())
+
+  jax.tree.map(assert_close, gradient(params, 8), gradient(params, 1))

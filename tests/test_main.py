@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from inversion_jax import config as config_lib
-from inversion_jax import main, report, sampling, stages, storage, training
+from inversion_jax import costs, main, report, sampling, stages, storage, training
 from inversion_jax.errors import UserError
 from inversion_jax.report import figures
 from inversion_jax.runs import Run, initial_state, share_classifier
@@ -770,3 +770,28 @@ def test_brackets_show_both_sides_of_a_layer(finished):
   (num_units,) = storage.read_json(run.folder / "summary.json")["representation_shape"]
   assert methods[2, "capacity"]["nats"] == pytest.approx(num_units * 2 * np.log(2))
   assert "Through noise and few bits" in (run.folder / "report.html").read_text()
+
+
+def test_an_inverter_that_does_not_fit_names_the_fields_that_make_it(
+  tmp_path, data_dir, monkeypatch
+):
+  config = smaller(get_config("digits_prior", "smoke"))
+  config.data.dir = str(data_dir)
+  with monkeypatch.context() as patched:
+    patched.setattr(costs, "device_bytes", lambda: 10_000)
+    words = r"A step of the inverter needs .*num_microbatches.*remat"
+    with pytest.raises(UserError, match=words):
+      run_stages(config, tmp_path, ["inverter"])
+  config.inverter.update({"num_microbatches": 2, "filter_multiple": 8})
+  config.inverter.network.remat = "blocks"
+  run = run_stages(config, tmp_path, ["inverter"])  # The same folder: these fields are free.
+  assert run.finished("inverter")["step"] == config.inverter.num_steps
+
+
+def test_microbatches_that_do_not_share_a_batch_are_refused(tmp_path, data_dir):
+  config = smaller(get_config("digits_prior", "smoke"))
+  config.data.dir = str(data_dir)
+  config.inverter.num_microbatches = 3
+  words = r"inverter\.batch_size=16 cannot be split over 3 microbatches"
+  with pytest.raises(UserError, match=words):
+    run_stages(config, tmp_path, ["inverter"])

@@ -30,6 +30,7 @@ LADDER = [
   "inverters",
   "decoders",
   "gans",
+  "widening",
   "costs",
   "training",
   "evaluation",
@@ -91,6 +92,7 @@ def test_models_and_statistics_do_not_know_the_configuration_or_files():
       "inverters",
       "decoders",
       "gans",
+      "widening",
       "classifiers",
       "likelihoods",
     ):

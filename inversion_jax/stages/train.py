@@ -18,6 +18,7 @@ from inversion_jax.progress import say, track
 from inversion_jax.runs import Run, initial_state, share_classifier, state_shape
 from inversion_jax.stages import scoring
 from inversion_jax.training import TrainState
+from inversion_jax.widening import apply_widened
 
 
 def train_classifier(run: Run):
@@ -63,11 +64,12 @@ def train_inverter(run: Run):
   if is_trained(run, "inverter"):
     return
   inverter, observe = run.inverter(), _observe_fn(run)
+  apply_fn = functools.partial(apply_widened, multiple=run.config.inverter.filter_multiple)
 
   def loss_fn(params, batch, dropout_key):
     z = observe(batch["z"], dropout_key)
-    log_prob_BHW = inverter.apply(
-      {"params": params}, batch["image"], z, train=True, rngs={"dropout": dropout_key}
+    log_prob_BHW = apply_fn(
+      *(inverter, params, batch["image"], z), train=True, rngs={"dropout": dropout_key}
     )
     return -log_prob_BHW.sum((1, 2)).mean(), {}
 
