@@ -50,7 +50,7 @@ def test_the_paper_has_five_snapshots_of_four_layers_in_two_regimes():
 
 def test_the_cost_of_a_run_is_known_from_its_configuration():
   (planned,) = (one for one in plans.layers(plans.SCALES["paper"]) if one.folder == "mnist/fc3")
-  found = costs.cost(planned)
+  found = costs.cost(planned.config)
   assert found.num_images == 250_000 * 64
   # 50.95 M at 196 filters; 64 filters have about a ninth of that.
   assert 4e6 < found.num_params < 9e6

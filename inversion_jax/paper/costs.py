@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from inversion_jax import classifiers, costs, likelihoods, storage
 from inversion_jax.inverters import Inverter
@@ -29,9 +30,8 @@ class Cost(NamedTuple):
   operations_per_image: int
 
 
-def cost(planned: Planned) -> Cost:
+def cost(config: ConfigDict) -> Cost:
   """The cost of the inverter of a run, from its configuration alone; nothing is computed."""
-  config = planned.config
   image_shape, num_levels = SHAPES[config.data.name]
   images = jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
   z = None
@@ -59,7 +59,7 @@ def measured_rate(workdir: pathlib.Path, planned: list[Planned]) -> float | None
     path = workdir / one.folder / storage.SUMMARY
     rate = storage.read_json(path).get("train_images_per_second") if path.exists() else None
     if rate:
-      rates.append(rate * cost(one).operations_per_image)
+      rates.append(rate * cost(one.config).operations_per_image)
   return sorted(rates)[len(rates) // 2] if rates else None
 
 
@@ -69,7 +69,7 @@ def show(planned: list[Planned], workdir: pathlib.Path) -> None:
   total_hours = 0.0
   print(f"{'run':40} {'images':>13} {'parameters':>12} {'hours':>8}  stages")
   for one in planned:
-    found = cost(one)
+    found = cost(one.config)
     hours = found.num_images * found.operations_per_image / rate / 3600 if rate else None
     total_hours += hours or 0.0
     text = "?" if hours is None else f"{hours:.2f}"
