@@ -70,10 +70,14 @@ def test_samples_that_move_scatter_and_samples_that_stay_do_not():
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
-  """Everything but affNIST, at no useful size, for one layer; one run is made to fail."""
+  """Most of it at no useful size, for one layer; one run is made to fail.
+
+  affNIST needs MNIST, and the GANs have their own test.
+  """
   workdir = tmp_path_factory.mktemp("paper")
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(plans, "LAYERS", ("fc3",))
+    patch.delitem(drawings.EXPERIMENTS, "figure_3")
     patch.delitem(drawings.EXPERIMENTS, "figure_4")
     patch.setitem(drawings.EXPERIMENTS, "failing", failing_experiment())
     status = launch.main(["paper", "--smoke", f"--workdir={workdir}"])
@@ -92,7 +96,7 @@ def failing_experiment():
 def test_a_launch_draws_what_it_can_and_says_what_failed(launched, capsys):
   status, workdir = launched
   assert status == 1, "a run failed"
-  for name in ("figure_1", "figure_2", "figure_3", "figure_5a", "figure_5b"):
+  for name in ("figure_1", "figure_2", "figure_5a", "figure_5b"):
     assert (workdir / "figures" / f"{name}.png").exists(), name
     assert read_csv(workdir / "figures" / f"{name}.csv"), name
   assert (workdir / "figures" / "table_1.csv").exists()

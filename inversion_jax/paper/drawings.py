@@ -189,7 +189,7 @@ def figure_5b(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None
 def _dynamics_figure(runs, scale):
   with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(figures.WIDTH, 3.2), layout="constrained")
-    all_axes = figure.subplots(1, len(plans.LAYERS))
+    all_axes = figure.subplots(1, len(plans.LAYERS), squeeze=False)[0]
     for axes, layer in zip(all_axes, plans.LAYERS, strict=True):
       for regime, color in (("regular", figures.BLUE), ("overfitted", "#c0392b")):
         estimates = [runs[regime, layer, step].nce for step in scale.snapshots]
