@@ -12,33 +12,19 @@ report.html; with an unconditional run also pointwise.csv (one row a test image:
 log p(x) in nats for each layer). No model is loaded.
 """
 
-import errno
 import pathlib
 from collections.abc import Sequence
 
 from inversion_jax import report, storage
-from inversion_jax.errors import Parser, UserError, exit_with
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
+from inversion_jax.errors import Parser, UserError, as_sentences
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Compares the runs that the command line names and says where the report is."""
   given = _parser().parse_args(arguments)
   output = given.output or given.runs[0].resolve().parent / "comparison"
-  try:
+  with as_sentences(output, "--output"):
     _compare(given.runs, output)
-  except UserError as error:
-    exit_with(error)
-  except OSError as error:
-    if error.errno in _NO_SPACE:
-      exit_with(
-        f"No space is left for {error.filename or 'the comparison'}; choose another --output."
-      )
-    if error.errno in _NOT_WRITABLE:
-      exit_with(f"{error.filename or output} cannot be written; choose another --output.")
-    raise
   print(f"The report is {output / storage.REPORT}")
 
 

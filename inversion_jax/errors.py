@@ -1,10 +1,16 @@
 """Mistakes that a user can make, and how a command ends on them."""
 
 import argparse
+import contextlib
+import errno
+import pathlib
 import sys
+from collections.abc import Iterator
 from typing import NoReturn
 
 USER_ERROR_STATUS = 2
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
 
 class UserError(ValueError):
@@ -19,6 +25,26 @@ def exit_with(sentence: object) -> NoReturn:
   """Prints one sentence and ends the program with the status of a user's mistake."""
   print(f"inversion_jax: {sentence}", file=sys.stderr)
   sys.exit(USER_ERROR_STATUS)
+
+
+@contextlib.contextmanager
+def as_sentences(output: pathlib.Path, option: str) -> Iterator[None]:
+  """Ends the program with one sentence on a user's mistake; a bug keeps its traceback.
+
+  Args:
+    output: where the program writes.
+    option: the flag that chooses it.
+  """
+  try:
+    yield
+  except UserError as error:
+    exit_with(error)
+  except OSError as error:
+    if error.errno in _NO_SPACE:
+      exit_with(f"No space is left for {error.filename or output}; what was saved is kept.")
+    if error.errno in _NOT_WRITABLE:
+      exit_with(f"{error.filename or output} cannot be written; choose another {option}.")
+    raise
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,7 +6,6 @@ Every field of the configuration can be changed, as in --config.inverter.num_ste
 again to go on where it was interrupted.
 """
 
-import errno
 import pathlib
 
 import jax
@@ -16,12 +15,9 @@ from ml_collections import config_flags
 
 from inversion_jax import config as config_lib
 from inversion_jax import progress, report, stages, storage
-from inversion_jax.errors import UserError, exit_with
+from inversion_jax.errors import UserError, as_sentences, exit_with
 from inversion_jax.progress import say
 from inversion_jax.runs import Run
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "File of configs/, with :smoke for a minute's version.", lock_config=True
@@ -108,16 +104,8 @@ def _guarded(argv):
   if not flags.FLAGS["verbosity"].present:
     # Orbax narrates every file it writes.
     absl_logging.set_verbosity(absl_logging.WARNING)
-  try:
+  with as_sentences(_workdir(), "--workdir"):
     main(argv)
-  except UserError as error:
-    exit_with(error)
-  except OSError as error:
-    if error.errno in _NO_SPACE:
-      exit_with(f"No space is left for {error.filename or _workdir()}; what was saved is kept.")
-    if error.errno in _NO_ACCESS:
-      exit_with(f"{error.filename or _workdir()} cannot be written; choose another --workdir.")
-    raise
 
 
 def run():

@@ -203,6 +203,8 @@ class Run:
   def channel(self) -> channels.Channel | None:
     """What stands between the standardised layer and the inverter; None for nothing."""
     section = self.config.representation
+    if not section.layer:
+      return None
     return channels.make(section.sigma, section.bits)
 
   @functools.cached_property
@@ -244,7 +246,10 @@ def initial_state(run: Run, stage: str) -> TrainState:
 
 def _marginal_params(run: Run) -> dict:
   """Averaged parameters of the unconditional run that this one starts from."""
-  marginal = Run.load(pathlib.Path(run.config.inverter.start_from))
+  folder = pathlib.Path(run.config.inverter.start_from)
+  if not (folder / storage.CONFIG).exists():
+    raise UserError(f"inverter.start_from={folder} is not the folder of a run.")
+  marginal = Run.load(folder)
   if marginal.layer or marginal.config.data.name != run.config.data.name:
     raise UserError(
       f"inverter.start_from={marginal.folder} inverts {marginal.layer or 'no layer'} of "

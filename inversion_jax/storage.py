@@ -5,12 +5,14 @@ and none of them is a pickle.
 """
 
 import contextlib
+import csv
+import io
 import json
 import os
 import pathlib
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,15 @@ def read_json(path: pathlib.Path) -> Any:
     raise UserError(f"{path} is missing; run the stage that writes it first.") from None
   except (json.JSONDecodeError, UnicodeDecodeError):
     raise UserError(f"{path} is damaged; delete it and run its stage again.") from None
+
+
+def write_csv(path: pathlib.Path, header: Iterable[str], rows: Iterable[Iterable[Any]]):
+  """Writes a header and rows as CSV in one piece; None becomes an empty cell."""
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(header)
+  writer.writerows(rows)
+  write_text(path, text.getvalue())
 
 
 def write_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]):

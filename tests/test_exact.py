@@ -87,6 +87,17 @@ def test_a_model_that_knows_less_than_the_truth_has_a_lower_bound():
   assert result.gap.mean > 0.1
 
 
+def test_an_output_that_cannot_be_written_is_a_sentence_before_anything_is_trained(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(measure, "measure", lambda *_: pytest.fail("trained"))
+  (tmp_path / "file").touch()
+  with pytest.raises(SystemExit) as stop:
+    exact_main.main(["--task=pool", f"--output={tmp_path / 'file' / 'x'}"])
+  assert stop.value.code == 2
+  assert "cannot be written; choose another --output." in capsys.readouterr().err
+
+
 def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(measure, "QUICK", TINY)
   monkeypatch.setitem(measure.NETWORK, "num_filters", 4)

@@ -1,5 +1,6 @@
 """The program as a user meets it: whole runs of small experiments, and the mistakes one makes."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -261,25 +262,32 @@ def test_another_seed_does_not_share_the_classifier(finished):
   assert not share_classifier(run)
 
 
-def test_a_killed_run_ends_as_an_uninterrupted_one(finished, monkeypatch):
-  run = sibling(finished, "killed")
-  run.begin()
-  stages.train_classifier(run)
+@contextlib.contextmanager
+def killed_at_step(last):
+  """Training inside is killed once step `last` has been logged."""
   fit = training.fit
 
-  def killed_after_step_3(*args, on_log, **kwargs):
+  def killed(*args, on_log, **kwargs):
     def stop(step, values):
       on_log(step, values)
-      if step == 4:
+      if step == last:
         raise KeyboardInterrupt
 
     return fit(*args, on_log=stop, **kwargs)
 
-  monkeypatch.setattr(training, "fit", killed_after_step_3)
-  with pytest.raises(KeyboardInterrupt):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(training, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+      yield
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(finished):
+  run = sibling(finished, "killed")
+  run.begin()
+  stages.train_classifier(run)
+  with killed_at_step(4):
     stages.train_inverter(run)
   assert "inverter" not in run.progress()
-  monkeypatch.setattr(training, "fit", fit)
   run = Run(run.config, run.folder)
   stages.train_inverter(run)
   resumed, straight = (r.restored("inverter", 6) for r in (run, finished))
@@ -383,7 +391,9 @@ def test_samples_are_encoded_again_and_compared_with_the_training_set(with_neigh
 
 def test_neighbours_that_were_measured_are_left_alone(with_neighbours, monkeypatch):
   monkeypatch.setattr(sampling, "draw", None)
+  before = (with_neighbours.folder / "neighbours.npz").stat().st_mtime_ns
   stages.STAGES["neighbours"](with_neighbours)
+  assert (with_neighbours.folder / "neighbours.npz").stat().st_mtime_ns == before
 
 
 def test_without_a_layer_there_are_no_neighbours(finished, tmp_path):
@@ -449,7 +459,7 @@ def test_finished_gans_are_left_alone_and_another_weight_adds_one(with_gans, mon
   np.testing.assert_array_equal(again, kept)
 
 
-def test_a_killed_gan_ends_as_an_uninterrupted_one(with_gans, tmp_path, monkeypatch):
+def test_a_killed_gan_ends_as_an_uninterrupted_one(with_gans, tmp_path):
   straight = Run.load(with_gans.folder / "gan" / "entropy_10")
   folder = tmp_path / "fc3" / "gan" / "entropy_10"
   shutil.copytree(with_gans.folder, tmp_path / "fc3")
@@ -457,20 +467,8 @@ def test_a_killed_gan_ends_as_an_uninterrupted_one(with_gans, tmp_path, monkeypa
   run = Run(straight.config, folder)
   run.begin()
   stages.train_classifier(run)
-  fit = training.fit
-
-  def killed_after_step_4(*args, on_log, **kwargs):
-    def stop(step, values):
-      on_log(step, values)
-      if step == 4:
-        raise KeyboardInterrupt
-
-    return fit(*args, on_log=stop, **kwargs)
-
-  monkeypatch.setattr(training, "fit", killed_after_step_4)
-  with pytest.raises(KeyboardInterrupt):
+  with killed_at_step(4):
     stages.gan.train_gan(run)
-  monkeypatch.setattr(training, "fit", fit)
   run = Run(straight.config, folder)
   stages.gan.train_gan(run)
   resumed, expected = (r.restored("gan", 6) for r in (run, straight))
@@ -542,6 +540,7 @@ def test_without_a_layer_the_same_path_is_the_unconditional_model(data_dir, tmp_
   assert (summary["layer"], summary["classifier_test_accuracy"]) == ("none", None)
   assert "inverter" in run.progress()
   assert not (run.folder / "classifier").exists()
+  assert Run(edited(config, representation__sigma=1.0), run.folder).channel is None
   assert not (run.folder / "decoder").exists()
   # A layer that starts from it has its nats before the first step.
   layer = edited(
@@ -557,6 +556,8 @@ def test_without_a_layer_the_same_path_is_the_unconditional_model(data_dir, tmp_
 
   start_nats, best_nats = validations(started)[0], min(validations(run))
   assert start_nats == pytest.approx(best_nats, rel=1e-4)
+  with pytest.raises(UserError, match="start_from=nowhere is not the folder of a run"):
+    initial_state(Run(edited(layer, inverter__start_from="nowhere"), started.folder), "inverter")
   with pytest.raises(UserError, match="give an unconditional run of digits"):
     initial_state(
       Run(edited(layer, inverter__start_from=str(started.folder)), started.folder), "inverter"
@@ -633,6 +634,8 @@ def edited(config, **fields):
     ({"inverter__network__dropout_rate": 1.5}, "must be at least 0 and below 1"),
     ({"inverter__batch_size": 0}, "inverter.batch_size=0 must be above zero"),
     ({"inverter__network__context": "both"}, "inverter.network.context='both'"),
+    ({"brackets__sigmas": (1.0, 0.0)}, "brackets.sigmas=(1.0, 0.0) must be above zero"),
+    ({"brackets__bits": (1, 0)}, "brackets.bits=0 is not one of"),
   ],
 )
 def test_a_wrong_field_is_named(fields, words):
@@ -723,6 +726,7 @@ def test_a_full_disk_is_one_sentence_and_a_bug_keeps_its_traceback(monkeypatch, 
     raise OSError(28, "No space left on device", "runs/x/nats.npz")
 
   monkeypatch.setattr(main, "main", full)
+  monkeypatch.setattr(main, "_workdir", lambda: pathlib.Path("runs/x"))
   monkeypatch.setattr(main.flags, "FLAGS", {"verbosity": type("", (), {"present": True})})
   with pytest.raises(SystemExit) as stopped:
     main._guarded([])

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 
 from inversion_jax import progress, storage
-from inversion_jax.errors import Parser
+from inversion_jax.errors import Parser, as_sentences
 from inversion_jax.exact import brackets, measure, noise, rivals
 from inversion_jax.exact.tasks import TASKS
 from inversion_jax.report.brackets import brackets_figure
@@ -24,10 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Runs the tasks, prints a table, and writes `exact.json`."""
   given = _parser().parse_args(arguments)
   recipe = measure.QUICK if given.quick else measure.FULL
-  if given.brackets:
-    _run_brackets(recipe, given)
-  else:
-    _run_tasks(recipe, given)
+  with as_sentences(given.output, "--output"):
+    if given.output:
+      # Not after minutes of training.
+      given.output.mkdir(parents=True, exist_ok=True)
+    if given.brackets:
+      _run_brackets(recipe, given)
+    else:
+      _run_tasks(recipe, given)
 
 
 def _run_tasks(recipe, given):

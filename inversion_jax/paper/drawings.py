@@ -1,11 +1,9 @@
 """The figures and tables, drawn from run folders: a PNG or a page, and the numbers in a CSV."""
 
-import csv
-import io
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -17,7 +15,7 @@ from inversion_jax import information, report, storage
 from inversion_jax.paper import plans
 from inversion_jax.paper.plans import Planned, Scale
 from inversion_jax.report import figures, pictures
-from inversion_jax.report.runs import Run, read_run
+from inversion_jax.report.runs import Run, read_run, rows_of
 
 _MAX_ROWS = 8
 
@@ -93,9 +91,8 @@ def figure_4(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
       pictures.Column("samples", shown["sample"][:, :6]),
     ]
     parts.append(_grid(columns, shown, run))
-    scatter = information.mean_with_error(
-      centroid_variance(run.samples["sample"]), _sources(run, run.samples["index"])
-    )
+    source_n = run.sources[rows_of(run.nats["index"], run.samples["index"])]
+    scatter = information.mean_with_error(centroid_variance(run.samples["sample"]), source_n)
     rows.append(
       _numbers(
         run,
@@ -107,11 +104,6 @@ def figure_4(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
     )
   _stack(parts, output / "figure_4.png")
   _write_csv(output / "figure_4.csv", rows)
-
-
-def _sources(run: Run, index_n):
-  order = np.argsort(run.nats["index"])
-  return run.sources[order[np.searchsorted(run.nats["index"], index_n, sorter=order)]]
 
 
 def centroid_variance(
@@ -248,26 +240,18 @@ def _stack(parts: Sequence[Figure], path: pathlib.Path):
     whole.save(temporary, format="png")
 
 
-def _write_csv(path: pathlib.Path, rows: Iterable[dict[str, Any]]):
-  rows = list(rows)
+def _write_csv(path: pathlib.Path, rows: Sequence[dict[str, Any]]):
+  """One line a row; a cell that a row lacks stays empty."""
   header = list(dict.fromkeys(name for row in rows for name in row))
-  text = io.StringIO()
-  writer = csv.DictWriter(text, header, lineterminator="\n", restval="")
-  writer.writeheader()
-  writer.writerows(rows)
-  storage.write_text(path, text.getvalue())
+  storage.write_csv(path, header, ([row.get(name) for name in header] for row in rows))
 
 
-class Experiment:
-  """A figure or table: its runs, and how it is drawn."""
+class Experiment(NamedTuple):
+  """A figure or table: its runs, and `draw(workdir, output, scale)`."""
 
-  def __init__(
-    self,
-    title: str,
-    plan: Callable[[Scale], list[Planned]],
-    draw: Callable[[pathlib.Path, pathlib.Path, Scale], None],
-  ):
-    self.title, self.plan, self.draw = title, plan, draw
+  title: str
+  plan: Callable[[Scale], list[Planned]]
+  draw: Callable[[pathlib.Path, pathlib.Path, Scale], None]
 
 
 EXPERIMENTS = {

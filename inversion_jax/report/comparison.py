@@ -1,8 +1,6 @@
 """Several runs of one test set, side by side."""
 
-import csv
 import functools
-import io
 import itertools
 import os
 import pathlib
@@ -51,7 +49,7 @@ def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path])
   comparison = compare([read_run(run_dir) for run_dir in run_dirs])
   rows = comparison_rows(comparison, parent_dir)
   storage.write_json(parent_dir / JSON, rows)
-  storage.write_text(parent_dir / CSV, _csv(rows))
+  storage.write_csv(parent_dir / CSV, rows[0], (row.values() for row in rows))
   pairs.write_differences(comparison, parent_dir)
   gains.write_pointwise(comparison, parent_dir)
   parts = [
@@ -69,14 +67,6 @@ def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path])
   title = f"What each layer knows of {comparison.runs[0].summary['dataset']} images"
   kicker = f"inversion_jax: comparison {parent_dir.resolve().name}"
   storage.write_text(parent_dir / storage.REPORT, page.page(title, kicker, *parts))
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-  file = io.StringIO()
-  writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows)
-  return file.getvalue()
 
 
 def _opening(comparison: Comparison) -> Html:

@@ -1,8 +1,6 @@
 """Where in an image, and in which images, h adds to what the unconditional model knows."""
 
-import csv
 import functools
-import io
 import pathlib
 from typing import NamedTuple
 
@@ -47,15 +45,14 @@ def write_pointwise(comparison: Comparison, parent_dir: pathlib.Path) -> None:
   """Writes `pointwise.csv`, one line a test image; nothing without an unconditional run."""
   if not _has_gains(comparison):
     return
-  file = io.StringIO()
-  writer = csv.writer(file, lineterminator="\n")
-  writer.writerow(["index", "label", *(f"{name}_nats" for name in _names(comparison))])
+  header = ["index", "label", *(f"{name}_nats" for name in _names(comparison))]
   nats = comparison.runs[0].nats
-  for index, label, gains in zip(
-    nats["index"], nats["label"], pointwise_nats(comparison).T, strict=True
-  ):
-    writer.writerow([index, label, *(f"{gain:.6f}" for gain in gains)])
-  storage.write_text(parent_dir / CSV, file.getvalue())
+  columns = nats["index"], nats["label"], pointwise_nats(comparison).T
+  rows = (
+    [index, label, *(f"{gain:.6f}" for gain in gains)]
+    for index, label, gains in zip(*columns, strict=True)
+  )
+  storage.write_csv(parent_dir / CSV, header, rows)
 
 
 def section(comparison: Comparison, parent_dir: pathlib.Path) -> Html:

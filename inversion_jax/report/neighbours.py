@@ -1,9 +1,7 @@
 """Table 1 of the paper: samples and nearest training images, compared in the space of a layer."""
 
-import csv
-import io
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +51,10 @@ def write_table_1(output_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path]) ->
     UserError: a run has no `neighbours.json`, or a damaged one.
   """
   tables = [storage.read_json(run_dir / storage.TABLE_1) for run_dir in run_dirs]
-  storage.write_text(output_dir / CSV, _csv(tables))
+  names = [
+    name for table in tables for name in (_heading(table), f"{_heading(table)} standard error")
+  ]
+  storage.write_csv(output_dir / CSV, ["row", *names], _csv_rows(tables))
   rows = [[name, *(_cell(table, name) for table in tables)] for name in ROWS]
   parts = [
     _explanation(tables),
@@ -80,27 +81,17 @@ def _cell(table: dict[str, Any], name: str) -> Html:
   return element("strong" if name == least else "span", text)
 
 
-def _csv(tables: Sequence[dict[str, Any]]) -> str:
-  file = io.StringIO()
-  writer = csv.writer(file, lineterminator="\n")
-  header = ["row"]
-  for table in tables:
-    header += [_heading(table), f"{_heading(table)} standard error"]
-  writer.writerow(header)
+def _csv_rows(tables: Sequence[dict[str, Any]]) -> Iterator[list]:
+  """Means and standard errors: a row for each kind of image, then one for each difference."""
+
+  def row(name, records):
+    return [name, *(record[key] for record in records for key in ("mean_l1", "standard_error"))]
+
   for name in ROWS:
-    records = [table["rows"][name] for table in tables]
-    writer.writerow(
-      [name, *(record[key] for record in records for key in ("mean_l1", "standard_error"))]
-    )
+    yield row(name, [table["rows"][name] for table in tables])
   for place, difference in enumerate(tables[0]["differences"] if tables else ()):
-    records = [table["differences"][place] for table in tables]
-    writer.writerow(
-      [
-        f"{difference['first']} minus {difference['second']}",
-        *(record[key] for record in records for key in ("mean_l1", "standard_error")),
-      ]
-    )
-  return file.getvalue()
+    name = f"{difference['first']} minus {difference['second']}"
+    yield row(name, [table["differences"][place] for table in tables])
 
 
 def _explanation(tables: Sequence[dict[str, Any]]) -> Html:

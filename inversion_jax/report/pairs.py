@@ -1,8 +1,7 @@
 """All pairs of a comparison: a table for programs, a table and a matrix for people."""
 
-import csv
-import io
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from inversion_jax import storage
@@ -33,18 +32,13 @@ def write_differences(comparison: Comparison, parent_dir: pathlib.Path) -> None:
   `low` and `high` are the 95% interval of this pair alone; the simultaneous ones hold for all pairs
   at once, and so do the p-value and the verdict (see `information.all_differences`).
   """
-  file = io.StringIO()
-  writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(_rows(comparison))
-  storage.write_text(parent_dir / CSV, file.getvalue())
+  storage.write_csv(parent_dir / CSV, _COLUMNS, _rows(comparison))
 
 
-def _rows(comparison: Comparison) -> list[dict[str, Any]]:
-  rows = []
+def _rows(comparison: Comparison) -> Iterator[tuple[Any, ...]]:
   for difference in comparison.differences:
     estimate, places = difference.estimate, (difference.first, difference.second)
-    values = (
+    yield (
       *(comparison.names[place] for place in places),
       estimate.mean,
       estimate.standard_error,
@@ -54,8 +48,6 @@ def _rows(comparison: Comparison) -> list[dict[str, Any]]:
       difference.verdict,
       _covers(comparison, *places),
     )
-    rows.append(dict(zip(_COLUMNS, values, strict=True)))
-  return rows
 
 
 def _covers(comparison: Comparison, a: int, b: int) -> str:

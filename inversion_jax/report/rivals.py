@@ -1,9 +1,7 @@
 """Figure 3: samples of GANs, of the inverter and nearest neighbours, with their diversity."""
 
-import csv
-import io
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from inversion_jax import storage
@@ -34,7 +32,7 @@ def write_figure_3(output: pathlib.Path, run_dir: pathlib.Path) -> None:
     columns.append(column)
   names = pictures.row_names(arrays["index"][:_MAX_ROWS], arrays["label"][:_MAX_ROWS])
   figures.save(pictures.grid_figure(columns, names, num_levels), output / "figure_3.png")
-  storage.write_text(output / "figure_3.csv", _csv(rows))
+  storage.write_csv(output / "figure_3.csv", rows[0], (row.values() for row in rows))
 
 
 _MEASURES = {
@@ -52,11 +50,3 @@ def _heading(row: Mapping[str, Any]) -> str:
 
 def _note(row: Mapping[str, Any]) -> str:
   return "\n".join(f"{row[key]:.3f} ± {row[f'{key}_standard_error']:.3f}" for key in _MEASURES)
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-  text = io.StringIO()
-  writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows)
-  return text.getvalue()

@@ -1,0 +1,32 @@
+"""Defaults, presets for each data set, variants, and checks of an experiment's configuration."""
+
+from ml_collections import ConfigDict
+
+from inversion_jax.config.checks import DTYPES, check
+from inversion_jax.config.defaults import BEST_STEP, NO_LAYER, default
+from inversion_jax.config.presets import PRESETS, finish, for_layer, preset
+from inversion_jax.config.saved import (
+  FREE_FIELDS,
+  classifier_identity,
+  differences,
+  leaves,
+  restored,
+)
+
+__all__ = [
+  "BEST_STEP",
+  "DTYPES",
+  "FREE_FIELDS",
+  "NO_LAYER",
+  "PRESETS",
+  "ConfigDict",
+  "check",
+  "classifier_identity",
+  "default",
+  "differences",
+  "finish",
+  "for_layer",
+  "leaves",
+  "preset",
+  "restored",
+]

@@ -1,0 +1,130 @@
+"""The configuration that every experiment starts from: the paper's, on MNIST."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from inversion_jax import classifiers, gans, training
+from inversion_jax.decoders import Decoder
+
+NO_LAYER = ""
+BEST_STEP = -1
+
+
+def default() -> ConfigDict:
+  """The configuration that every file of `configs/` starts from: the paper's, on MNIST."""
+  config = ConfigDict()
+  config.seed = 0
+  config.dtype = "float32"  # of the inverter's activations; "bfloat16" for accelerators
+  config.layers = ()  # several layers: one run for each, compared
+  config.data = ConfigDict(
+    {
+      "name": "mnist",
+      "dir": "",  # "" is $TFDS_DATA_DIR, or ~/tensorflow_datasets
+      "num_train": 0,  # use the first images alone; 0 is all
+      "num_validation": 0,
+      "num_test": 0,
+    }
+  )
+  config.classifier = _recipe(learning_rate=3e-4, decay="none", ema_decay=0.0, batch_size=128)
+  config.classifier.update(
+    {
+      "patience": 20,
+      "num_train": 0,  # train the classifier on the first images alone; 0 is all
+      "snapshot_steps": (0, 100, 1_000, 10_000, 100_000),
+    }
+  )
+  config.classifier.network = _fields_of(
+    classifiers.Classifier, kind="conv", without=("num_classes", "num_levels")
+  )
+  config.representation = ConfigDict(
+    {
+      "layer": "conv2",  # "" is no layer: the unconditional model p(x)
+      "step": BEST_STEP,  # of the classifier: one of its snapshot_steps, or -1, its best
+      "control": "",  # of the checks: "shuffled", "permuted", "pixels" or "top_rows" in place of h
+      "sigma": 0.0,  # noise on each standardised unit of h, which makes I(x; h) a real quantity
+      "bits": 0,  # or few bits for each unit
+    }
+  )
+  config.inverter = _recipe()
+  # Filters are rounded up to a multiple while training; it is the same model. 64 is for GPUs.
+  config.inverter.filter_multiple = 1
+  config.inverter.likelihood = ConfigDict(
+    {"name": "auto", "num_components": 10, "min_log_scale": -7.0}
+  )
+  # Folder of a trained p(x) with the same network, to begin from in place of random weights.
+  config.inverter.start_from = ""
+  config.inverter.network = ConfigDict(
+    {
+      "num_filters": 64,
+      "num_blocks": 3,
+      "num_scales": 3,
+      "dropout_rate": 0.5,
+      "context": "projection",  # the paper's; or "encoder"
+      "context_dropout_rate": 0.0,
+      "resize_method": "bilinear",
+      "remat": "",  # computed again to save memory: "elementwise" or "blocks"; not felt on CPUs
+    }
+  )
+  config.decoder = _recipe(num_steps=20_000, decay="cosine", ema_decay=0.999)
+  config.decoder.network = _fields_of(Decoder, without=("num_channels",))
+  config.gan = _gan()
+  config.evaluate = ConfigDict(
+    {
+      "batch_size": 128,
+      "num_maps": 1_000,  # test images whose nats are kept pixel by pixel
+    }
+  )
+  config.brackets = ConfigDict(  # of the brackets stage, one further inverter for each channel
+    {"sigmas": (0.1, 0.3, 1.0, 3.0), "bits": (1, 3)}
+  )
+  config.sample = ConfigDict(
+    {
+      "num_images": 10,
+      "num_samples": 8,
+      "batch_size": 80,
+      "sampler": "auto",  # or "cached" (what auto is), "fixed_point", "ancestral"
+      "num_given_rows": 0,  # complete the test images from their first rows
+    }
+  )
+  # Table 1 compares the first test images with so many samples each.
+  # Figure 2 shows the closest of `num_many` samples of the first `num_shown`; 0 is none.
+  config.neighbours = ConfigDict(
+    {"num_images": 500, "num_samples": 10, "num_shown": 8, "num_many": 0}
+  )
+  return config
+
+
+def _recipe(**changes) -> ConfigDict:
+  return ConfigDict(dataclasses.asdict(training.Recipe(**changes)))
+
+
+def _gan() -> ConfigDict:
+  """The rival of figure 3, as its source has it: Huang et al. (2017) and their implementation."""
+  config = _recipe(
+    batch_size=100,
+    num_steps=100_000,
+    learning_rate=1e-4,
+    decay="none",
+    adam_b1=0.5,
+    ema_decay=0.999,
+  )
+  config.update(
+    {
+      "adversarial_weight": 1.0,
+      "conditional_weight": 1.0,
+      "entropy_weights": (0.0, 10.0, 30.0, 100.0),  # one GAN for each; the source's is 10
+    }
+  )
+  config.network = _fields_of(gans.Gan, without=("num_levels", "image_shape"))
+  return config
+
+
+def _fields_of(module: type, without=(), **changes) -> ConfigDict:
+  """The attributes of a Linen module as a section, so that both always have the same names."""
+  fields = {
+    field.name: changes.get(field.name, field.default)
+    for field in dataclasses.fields(module)
+    if field.name not in (*without, "parent", "name")
+  }
+  return ConfigDict(fields)

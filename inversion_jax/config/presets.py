@@ -1,0 +1,166 @@
+"""What each data set, layer and variant changes in the default."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from inversion_jax.config.defaults import NO_LAYER, default
+from inversion_jax.errors import UserError
+
+
+def use_mnist(config: ConfigDict):
+  """Appendix A for MNIST: 32/32 filters, a categorical inverter of 64 filters, dropout 0.5."""
+  config.data.name = "mnist"
+
+
+def use_affnist(config: ConfigDict):
+  """Section 5.2 and appendix A: as MNIST, on 40x40 images."""
+  use_mnist(config)
+  config.data.name = "affnist"
+
+
+def use_svhn(config: ConfigDict):
+  """Appendix A for SVHN: 64/128 filters, a logistic-mixture inverter of 196 filters."""
+  config.data.name = "svhn_cropped"
+  _use_colour(config)
+
+
+def use_cifar10(config: ConfigDict):
+  """Appendix A for CIFAR-10: as SVHN, and dropout 0.2 on the projected fc3."""
+  config.data.name = "cifar10"
+  _use_colour(config)
+  if config.representation.layer == "fc3":
+    config.inverter.network.context_dropout_rate = 0.2
+
+
+def _use_colour(config):
+  config.classifier.network.num_filters = (64, 128)
+  config.inverter.network.num_filters = 196
+  if config.representation.layer == "conv1":
+    config.inverter.network.dropout_rate = 0.1
+
+
+def use_digits(config: ConfigDict):
+  """The embedded default, sized for a laptop: 8x8 images, 3x3 kernels, one pooling, two scales."""
+  config.data.name = "digits"
+  config.classifier.network.update(
+    {
+      "num_filters": (16, 32),
+      "kernel_size": 3,
+      "padding": "SAME",
+      "pool_sizes": (1, 2),
+      "num_units": 64,
+      "dropout_rate": 0.25,
+    }
+  )
+  config.classifier.update(
+    {
+      "batch_size": 64,
+      "learning_rate": 2e-3,
+      "decay": "cosine",
+      "num_steps": 500,
+      "log_every": 50,
+      "validate_every": 100,
+      "patience": 0,
+      "snapshot_steps": (0, 100),
+    }
+  )
+  config.inverter.network.update({"num_filters": 32, "num_blocks": 1, "num_scales": 2})
+  config.inverter.update(
+    {
+      "batch_size": 64,
+      "learning_rate": 3e-3,
+      "decay": "cosine",
+      "num_steps": 300,
+      "ema_decay": 0.98,
+      "log_every": 20,
+      "validate_every": 60,
+    }
+  )
+  config.decoder.network.update({"num_filters": 32, "num_scales": 2, "num_units": 128})
+  config.decoder.update(
+    {
+      "learning_rate": 3e-3,
+      "num_steps": 300,
+      "ema_decay": 0.98,
+      "log_every": 50,
+      "validate_every": 150,
+    }
+  )
+  if config.representation.layer == NO_LAYER:
+    # Without h there is more to learn from the pixels; it is flat after this.
+    config.inverter.num_steps = 500
+  config.gan.network.update({"num_filters": 16, "num_units": 128, "num_noise": 16})
+  config.gan.update(
+    {
+      "batch_size": 64,
+      "learning_rate": 1e-3,
+      "num_steps": 2000,
+      "ema_decay": 0.99,
+      "log_every": 100,
+      "validate_every": 500,
+    }
+  )
+  config.evaluate.batch_size = 250
+
+
+PRESETS: dict[str, Callable[[ConfigDict], None]] = {
+  "digits": use_digits,
+  "mnist": use_mnist,
+  "affnist": use_affnist,
+  "svhn": use_svhn,
+  "cifar10": use_cifar10,
+}
+
+
+def preset(name: str, layer: str = NO_LAYER, variant: str = "", kind: str = "conv") -> ConfigDict:
+  """The configuration of one layer of one data set; what a file in `configs/` returns.
+
+  Args:
+    name: one of `PRESETS`.
+    layer: of the classifier; "" for the unconditional model.
+    variant: "" or "smoke".
+    kind: of the classifier.
+  """
+  config = default()
+  config.representation.layer = layer
+  config.classifier.network.kind = kind
+  PRESETS[name](config)
+  return finish(config, variant)
+
+
+def finish(config: ConfigDict, variant: str = "") -> ConfigDict:
+  """Applies a variant: "" as it is, "smoke" the same path in a minute on two CPU cores."""
+  if variant == "smoke":
+    _shrink(config)
+  elif variant:
+    raise UserError(f"The configuration has no variant {variant!r}; leave it out or use 'smoke'.")
+  return config
+
+
+def _shrink(config):
+  if config.data.name == "affnist":
+    config.data.name = "affnist/small"
+  config.data.update({"num_train": 256, "num_validation": 40, "num_test": 40})
+  for section in (config.classifier, config.inverter, config.decoder, config.gan):
+    section.update({"batch_size": 16, "num_steps": 6, "log_every": 2, "validate_every": 3})
+  config.classifier.snapshot_steps = (0,)
+  config.gan.entropy_weights = (0.0, 10.0)
+  config.gan.network.update({"num_filters": 4, "num_units": 16, "num_noise": 4})
+  config.classifier.network.num_dense_units = 64
+  # Two resolutions still halve and double; the third would only take longer to compile.
+  config.inverter.network.update({"num_filters": 8, "num_blocks": 1, "num_scales": 2})
+  config.inverter.likelihood.num_components = 2
+  config.decoder.network.update({"num_filters": 8, "num_units": 16})
+  config.evaluate.batch_size = 16
+  config.sample.update({"num_images": 2, "num_samples": 2, "batch_size": 4})
+  config.neighbours.update({"num_images": 4, "num_samples": 2})
+
+
+def for_layer(config: ConfigDict, layer: str) -> ConfigDict:
+  """The configuration of one layer out of `config.layers`."""
+  single = config.copy_and_resolve_references()
+  with single.unlocked():
+    single.layers = ()
+    single.representation.layer = layer
+  return single
