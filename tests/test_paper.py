@@ -54,8 +54,9 @@ def test_the_cost_of_a_run_is_known_from_its_configuration():
   assert found.num_images == 250_000 * 64
   # 50.95 M at 196 filters; 64 filters have about a ninth of that.
   assert 4e6 < found.num_params < 9e6
-  # Each parameter of a convolution meets most pixels of one resolution or another.
-  assert 2 * found.num_params < found.operations_per_image < 6 * 784 * found.num_params
+  # As if every parameter met every pixel, forward and twice backward; lower resolutions meet fewer.
+  all_pixels = 6 * 784 * found.num_params
+  assert 0.2 * all_pixels < found.operations_per_image < all_pixels
 
 
 def test_samples_that_move_scatter_and_samples_that_stay_do_not():

@@ -102,7 +102,10 @@ def brackets_section(rows: Rows, layer: str, path) -> Html:
     " is that much."
   )
   table = page.table(HEADER, [_cells(row) for row in rows], num_names=3)
-  caption = "Blue: lower bounds. Orange: upper bounds. Grey: estimates. Bars: 95% intervals."
+  caption = (
+    "Blue: lower bounds. Orange: upper bounds. Grey: estimates. Bars: 95% intervals. Values of zero"
+    " or less have no place on this axis; they are among the values below."
+  )
   return page.section(
     "Through noise and few bits",
     element("p", text),
