@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -639,7 +640,7 @@ def edited(config, **fields):
   ],
 )
 def test_a_wrong_field_is_named(fields, words):
-  with pytest.raises(UserError, match=words.replace("(", r"\(")):
+  with pytest.raises(UserError, match=re.escape(words)):
     config_lib.check(edited(get_config("digits_fc3"), **fields))
 
 
