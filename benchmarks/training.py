@@ -36,12 +36,11 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import subjects
 from absl import app, flags
 
-from inversion_jax import compilation, costs, placement, training
+from inversion_jax import costs, placement, training
 from inversion_jax.inverters import Inverter
 from inversion_jax.widening import apply_widened
 
@@ -110,24 +109,6 @@ def subject(*, batch: int, filters: int, blocks: int, size: tuple[int, int]) -> 
   """The training step of these sizes; the rest is that of the flags."""
   model = subjects.inverter(num_filters=filters, num_blocks=blocks, remat=FLAGS.remat)
   return Subject(model, size, batch)
-
-
-def matmul_tflops() -> float:
-  """The rate of the fastest product of square matrices."""
-  side = 2048 if jax.default_backend() == "cpu" else 8192
-  matrix = jnp.ones((side, side), FLAGS.dtype)
-
-  def product(state, matrix):
-    return state @ matrix, None
-
-  fastest = []
-  for compiled in (jax.jit(product), compilation.jit_step(product)):
-    state, _ = compiled(matrix + 0, matrix)
-    for _ in range(8):
-      start = time.monotonic()
-      state, _ = jax.block_until_ready(compiled(state, matrix))
-      fastest.append(time.monotonic() - start)
-  return 2e-12 * side**3 / min(fastest)
 
 
 def measured(timed: Subject) -> dict:
@@ -224,7 +205,7 @@ def main(argv):
   else:
     size = (FLAGS.height, FLAGS.width)
     timed = subject(batch=FLAGS.batch, filters=FLAGS.filters, blocks=FLAGS.blocks, size=size)
-    result = measured(timed) | {"matmul_tflops": matmul_tflops()}
+    result = measured(timed) | {"matmul_tflops": 1e-12 * costs.product_rate(FLAGS.dtype)}
     result |= {
       "share_of_peak": result["tflops"] / result["matmul_tflops"],
       "size": [*size, FLAGS.channels],

@@ -1,9 +1,12 @@
 """How functions are compiled: what XLA needs to be told, by backend, in one place."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Iterator
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 # Which convolutions and products XLA:CPU hands to YNNPACK, which runs our shapes at the speed of
 # one core. For training steps, keeping it to products made whole steps 12% faster; samplers were
@@ -33,6 +36,24 @@ def jit_sampler(draw_fn: Callable, **settings) -> Callable:
 def jit_once(fn: Callable) -> Callable:
   """Compiles what runs a single time: on CPU without optimising, which would take far longer."""
   return jax.jit(fn, compiler_options=_on_cpu(**{OPTIMIZATION_LEVEL: 0}))
+
+
+@contextlib.contextmanager
+def kept_in(folder: pathlib.Path) -> Iterator[None]:
+  """Keeps what takes over a second to compile in `folder`, and takes from there what it holds.
+
+  JAX's own settings win, such as $JAX_COMPILATION_CACHE_DIR.
+  """
+  if jax.config.jax_compilation_cache_dir is not None:
+    yield
+    return
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  try:
+    yield
+  finally:
+    jax.config.update("jax_compilation_cache_dir", None)
+    # The cache remembers its first folder.
+    compilation_cache.reset_cache()
 
 
 def _on_cpu(**options) -> dict | None:

@@ -1,7 +1,9 @@
 """The paper's figures: their plans, their drawings, and a shrunken launch from end to end."""
 
 import csv
+import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -57,6 +59,26 @@ def test_the_cost_of_a_run_is_known_from_its_configuration():
   # As if every parameter met every pixel, forward and twice backward; lower resolutions meet fewer.
   all_pixels = 6 * 784 * found.num_params
   assert 0.2 * all_pixels < found.operations_per_image < all_pixels
+
+
+def test_parts_are_all_runs_and_what_is_shared_comes_before_them():
+  scale = plans.SCALES["miniature"]
+  planned = plans.merged([*plans.layers(scale), *plans.dynamics(scale)])
+  folders = {one.folder for one in planned}
+  parts = [plans.part(planned, f"{place}/3") for place in (1, 2, 3)]
+  assert sorted(one.folder for part in parts for one in part) == sorted(folders)
+  assert max(map(len, parts)) - min(map(len, parts)) <= 1
+  shared = plans.part(planned, "shared")
+  assert {one.folder for one in shared} == folders
+  done = {one.folder: one.stages for one in shared}
+  assert done.pop("digits/dynamics/prior") == ("inverter", "evaluate")
+  assert set(done.values()) == {("classifier",)}
+
+
+@pytest.mark.parametrize("name", ["0/3", "4/3", "2", "2/", "a/b", "", "1/2/3"])
+def test_a_part_that_does_not_exist_is_a_sentence(name):
+  with pytest.raises(UserError, match=re.escape(f"--part={name} is neither")):
+    plans.part([], name)
 
 
 def test_samples_that_move_scatter_and_samples_that_stay_do_not():
@@ -118,6 +140,17 @@ def test_the_numbers_beside_a_figure_are_those_of_the_runs(launched):
   assert float(dynamics[1]["since_first_nats"]) == pytest.approx(later - first)
   # The untrained classifier is the same in both regimes, its density model is trained alike.
   assert float(dynamics[2]["minus_regular_nats"]) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_what_is_compiled_is_kept_and_found_by_runs_that_differ_in_numbers(launched):
+  _, workdir = launched
+  kept = [path.name for path in (workdir / launch.COMPILED).iterdir()]
+  steps = [name for name in kept if name.startswith("jit_train_step") and name.endswith("-cache")]
+  # Three classifiers, the decoder, fc3 from scratch, p(x), and what all four of figure 5b share.
+  runs = list((workdir / "digits" / "dynamics").glob("*_fc3_*"))
+  assert len(runs) == 4
+  assert 0 < len(steps) <= 7, steps
+  assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_a_launch_that_is_done_runs_nothing_again(launched, monkeypatch):

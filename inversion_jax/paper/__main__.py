@@ -6,6 +6,10 @@ launch/paper                      # everything, at the paper's size
 
 An interrupted or failed launch goes on where it was when it is started again: runs that are done
 are skipped. Figures go to WORKDIR/figures, each with a CSV of its numbers.
+
+launch/paper --part=shared        # on several machines that see one WORKDIR: what runs share, then
+launch/paper --part=2/8           # each machine its part of the runs, then
+launch/paper                      # the figures; launch/slurm does all three
 """
 
 import gc
@@ -16,13 +20,16 @@ from collections.abc import Sequence
 
 import jax
 
+from inversion_jax import compilation, progress, stages
 from inversion_jax import config as config_lib
-from inversion_jax import progress, stages
-from inversion_jax.errors import Parser, UserError
+from inversion_jax.errors import Parser, UserError, as_sentences
 from inversion_jax.paper import costs, plans
 from inversion_jax.paper.drawings import EXPERIMENTS
 from inversion_jax.progress import say, warn
 from inversion_jax.runs import Run
+
+# Under the working folder; many runs differ only in the numbers they see.
+COMPILED = "compiled"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,11 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
   )
   names = list(EXPERIMENTS) if given.experiment == "paper" else [given.experiment]
   planned = plans.merged(one for name in names for one in EXPERIMENTS[name].plan(scale))
+  if given.part:
+    with as_sentences(workdir, "--workdir"):
+      planned = plans.part(planned, given.part)
   if given.list:
     costs.show(planned, workdir)
     return 0
-  failed = [one.folder for one in planned if not _succeeds(one, workdir)]
-  undrawn = [name for name in names if not _is_drawn(name, scale, workdir, failed)]
+  with compilation.kept_in(workdir / COMPILED):
+    failed = [one.folder for one in planned if not _succeeds(one, workdir)]
+  undrawn = given.part is None and [
+    name for name in names if not _is_drawn(name, scale, workdir, failed)
+  ]
   for folder in failed:
     print(f"{workdir / folder} failed; see above, and start again to go on.")
   return 1 if failed or undrawn else 0
@@ -62,6 +75,7 @@ def _parser():
     dest="scale",
     help="the whole path at no useful size, in minutes",
   )
+  parser.add_argument("--part", help="shared, or I/N: some of the runs; draws nothing")
   parser.add_argument("--list", action="store_true", help="print runs and costs, start nothing")
   parser.add_argument("--workdir", type=pathlib.Path, help="default: runs/paper[_miniature]")
   return parser

@@ -179,20 +179,28 @@ def figure_5b(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None
 
 
 def _dynamics_figure(runs, scale):
+  """The bars are of the change since the first point, image by image: of it the figure tells.
+
+  The spread of the images' own nats is far larger, and the same at every point.
+  """
+  first = scale.snapshots[0]
   with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(figures.WIDTH, 3.2), layout="constrained")
     all_axes = figure.subplots(1, len(plans.LAYERS), squeeze=False)[0]
     for axes, layer in zip(all_axes, plans.LAYERS, strict=True):
       for regime, color in (("regular", figures.BLUE), ("overfitted", "#c0392b")):
-        estimates = [runs[regime, layer, step].nce for step in scale.snapshots]
-        means = [estimate.mean for estimate in estimates]
-        errors = [estimate.interval()[1] - estimate.mean for estimate in estimates]
+        of_regime = [runs[regime, layer, step] for step in scale.snapshots]
+        means = [run.nce.mean for run in of_regime]
+        changes = [_paired(run, runs[regime, layer, first]) for run in of_regime]
+        errors = [change.interval()[1] - change.mean for change in changes]
         places = range(len(scale.snapshots))
         axes.errorbar(places, means, errors, marker="o", capsize=3, color=color, label=regime)
       axes.set(title=layer, xlabel="classifier updates")
       axes.set_xticks(range(len(scale.snapshots)), [f"{step:,}" for step in scale.snapshots])
     all_axes[0].set_ylabel("NCE, nats per image")
-    all_axes[0].legend(fontsize=8)
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    title = f"bars: 95% interval of the change since {first} updates, paired by image"
+    figure.legend(handles, labels, loc="outside upper right", ncols=2, title=title, fontsize=8)
   return figure
 
 

@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 
 from inversion_jax import config as config_lib
 from inversion_jax import stages
+from inversion_jax.errors import UserError
 
 LAYERS = ("conv1", "conv2", "fc3", "logits")
 KINDS = ("conv", "pool", "dense")
+SHARED = "shared"
 # Section 5.3: the overfitted classifier sees so many images, and no dropout.
 NUM_OVERFITTED = 100
 
@@ -161,6 +163,31 @@ def merged(planned: Iterable[Planned]) -> list[Planned]:
     ordered = sorted(names, key=_ORDER.index)
     wanted[one.folder] = before._replace(stages=tuple(ordered))
   return list(wanted.values())
+
+
+def part(planned: Iterable[Planned], name: str) -> list[Planned]:
+  """Some of the runs, for several machines that share a folder.
+
+  Args:
+    planned: all of them, each folder once.
+    name: "shared" for what several runs need, which has to be done before: classifiers, and models
+      that others begin from. "2/8" for the second of eight parts.
+
+  Raises:
+    UserError: another name.
+  """
+  planned = list(planned)
+  if name == SHARED:
+    begun_from = {one.config.inverter.start_from for one in planned}
+    return [
+      one if one.folder in begun_from else one._replace(stages=("classifier",))
+      for one in planned
+      if one.folder in begun_from or "classifier" in one.stages
+    ]
+  place, _, num_parts = name.partition("/")
+  if not (place.isdecimal() and num_parts.isdecimal() and 1 <= int(place) <= int(num_parts)):
+    raise UserError(f"--part={name} is neither {SHARED!r} nor one of a number of parts, as 2/8.")
+  return planned[int(place) - 1 :: int(num_parts)]
 
 
 # The report shows what the others left, so it comes last.
