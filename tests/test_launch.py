@@ -128,3 +128,41 @@ def test_a_tpu_without_a_zone_is_not_asked_for(start):
   status, output, calls = start("tpu", "name", "gs://bucket/at", "launch/paper")
   assert (status, calls) == (2, [])
   assert "usage: ZONE=" in output
+
+
+def notebook_cells():
+  notebook = json.loads((ROOT / "launch" / "colab.ipynb").read_text(encoding="utf-8"))
+  return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_command_of_the_notebook_is_understood(tmp_path):
+  (command,) = (
+    line for cell in notebook_cells() for line in cell.splitlines() if line.startswith("!python")
+  )
+  command = command.removeprefix("!").replace("$CONFIG", "configs/digits.py")
+  command = command.replace("$WORKDIR", str(tmp_path))
+  python = pathlib.Path(sys.executable).parent
+  done = subprocess.run(
+    ["bash", "-c", f"{command} --stages=nothing"],
+    env=os.environ | {"PATH": f"{python}:{os.environ['PATH']}"},
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 2
+  assert "not 'nothing'" in done.stderr, "all but the stages was understood"
+
+
+def test_your_own_model_in_the_notebook_is_trained_and_sampled(monkeypatch, capsys):
+  monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+  *_, model, pictures = notebook_cells()
+  for text, smaller in (("NUM_STEPS = 300", "NUM_STEPS = 2"), ("filters=32", "filters=4")):
+    assert text in model
+    model = model.replace(text, smaller)
+  names = {}
+  exec(model, names)
+  exec(pictures, names)
+  assert int(names["state"].step) == 2
+  assert names["samples"].max() <= 16
+  assert "nats per image" in capsys.readouterr().out
