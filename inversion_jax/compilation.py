@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -15,14 +15,18 @@ YNN_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 OPTIMIZATION_LEVEL = "xla_backend_optimization_level"
 
 
-def jit_step(step_fn: Callable) -> Callable:
+def jit_step(step_fn: Callable, donate: Sequence[int] = (0,)) -> Callable:
   """Compiles `step_fn(state, batch)`; the old state's memory becomes the new one's.
+
+  Args:
+    step_fn: the step, or a part of it.
+    donate: the arguments whose memory is given up.
 
   On CPU with fewer optimisations: 3 of 20 seconds sooner, and the step is no slower.
   """
   options = {YNN_FUSIONS: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT", OPTIMIZATION_LEVEL: 1}
   options = _on_cpu(**options)
-  return jax.jit(step_fn, donate_argnums=0, compiler_options=options)
+  return jax.jit(step_fn, donate_argnums=tuple(donate), compiler_options=options)
 
 
 def jit_sampler(draw_fn: Callable, **settings) -> Callable:

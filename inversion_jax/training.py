@@ -1,5 +1,6 @@
 """One step and one loop, for every model: they do not know what they train."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import math
@@ -136,72 +137,73 @@ def _descend(state, loss_and_metrics, grads, *, recipe, unit):
 
 
 class Step:
-  """`train_step`, compiled, in `recipe.num_microbatches` parts.
+  """`train_step` in two programs, gradient and descent, over `recipe.num_microbatches` parts.
 
-  A program for one part is called from the host for each of them: inside a compiled loop XLA:CPU
-  ran the same convolutions ten times slower, and without a loop it kept all parts in memory.
+  Two programs compile at the same time, and each sooner than its share of one: XLA's passes take
+  more than twice as long for twice the size. The parts are called from the host: inside a compiled
+  loop XLA:CPU ran the same convolutions ten times slower, and without a loop it kept all parts in
+  memory.
   """
 
   def __init__(self, loss_fn: Callable, recipe: Recipe, root_key: Array, unit: str = NATS):
     self.recipe, self.root_key = recipe, root_key
     self._value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-    same = {"recipe": recipe, "unit": unit}
-    whole = functools.partial(train_step, loss_fn=loss_fn, root_key=root_key, **same)
-    self._whole = compilation.jit_step(whole)
-    self._add_part = compilation.jit_step(self._with_part)
-    self._finish = compilation.jit_step(lambda state, sums: _descend(state, *sums, **same))
-    self._zeros = None
+    self._gradient = compilation.jit_step(self._of_part, donate=())
+    self._add = compilation.jit_step(lambda sums, terms: jax.tree.map(jnp.add, sums, terms))
+    descend = functools.partial(_descend, recipe=recipe, unit=unit)
+    self._descend = compilation.jit_step(lambda state, sums: descend(state, *self._mean(sums)))
 
   def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
     """The next state, and metrics; the memory of `state` is given up."""
-    if self.recipe.num_microbatches == 1:
-      return self._whole(state, batch)
-    if self._zeros is None:
-      self._zeros = _zeros_like(self._sums_shape(state, batch))
-    sums = self._zeros()
-    for part in range(self.recipe.num_microbatches):
-      sums, _ = self._add_part(sums, state.params, state.step, batch, part)
-    return self._finish(state, sums)
+    sums = self._gradient(state.params, state.step, batch, 0)
+    for part in range(1, self.recipe.num_microbatches):
+      sums = self._add(sums, self._gradient(state.params, state.step, batch, part))
+    return self._descend(state, sums)
 
   def memory_bytes(self, state: TrainState, batch: Any) -> int:
     """What a step needs on each device; compiles it, once and for all, if both are placed.
 
     `state` may be shapes.
     """
-    if self.recipe.num_microbatches == 1:
-      return costs.program_bytes(self._whole.lower(state, batch).compile())
-    sums = self._sums_shape(state, batch)
-    add_part = self._add_part.lower(sums, state.params, state.step, batch, 0).compile()
-    # What the part itself does not touch stays where it is.
-    held = jax.tree.leaves((state.ema_params, state.opt_state))
-    return costs.program_bytes(add_part) + sum(leaf.size * leaf.dtype.itemsize for leaf in held)
+    gradient = self._gradient.lower(state.params, state.step, batch, 0)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      compiling = pool.submit(gradient.compile)
+      descend = self._descend.lower(state, _on_all_devices(gradient.out_info)).compile()
+      gradient = compiling.result()
+    # What the gradient itself does not touch stays where it is.
+    held = _num_bytes((state.ema_params, state.opt_state))
+    if self.recipe.num_microbatches > 1:
+      held += _num_bytes(state.params)  # the sum beside a part's gradient
+    return max(costs.program_bytes(gradient) + held, costs.program_bytes(descend))
 
-  def _with_part(self, sums, params, step, batch, part):
-    """Adds one part's share of loss, metrics and gradient."""
+  def _of_part(self, params, step, batch, part):
+    """Loss and metrics of a part, and the gradient."""
     num_parts = self.recipe.num_microbatches
+    key = key_for(self.root_key, "dropout", step)
+    if num_parts == 1:
+      return self._value_and_grad(params, batch, key)
 
     def rows_of_part(array_B):
       # Every n-th image, so that each device has its share of each part, and nothing is moved.
       return array_B.reshape(-1, num_parts, *array_B.shape[1:])[:, part]
 
-    key = jax.random.fold_in(key_for(self.root_key, "dropout", step), part)
-    terms = self._value_and_grad(params, jax.tree.map(rows_of_part, batch), key)
-    return jax.tree.map(lambda total, term: total + term / num_parts, sums, terms), None
-
-  def _sums_shape(self, state, batch):
-    shapes = jax.eval_shape(self._value_and_grad, state.params, batch, self.root_key)
-    sharding = placement.data_parallel()[1]
-    return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    return self._value_and_grad(
+      params, jax.tree.map(rows_of_part, batch), jax.random.fold_in(key, part)
     )
 
+  def _mean(self, sums):
+    num_parts = self.recipe.num_microbatches
+    return jax.tree.map(lambda total: total / num_parts, sums) if num_parts > 1 else sums
 
-def _zeros_like(shapes):
-  """A function that makes zeros of these shapes where they belong."""
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-  return jax.jit(
-    lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
-    out_shardings=shardings,
+
+def _num_bytes(tree):
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _on_all_devices(shapes):
+  sharding = placement.data_parallel()[1]
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
   )
 
 

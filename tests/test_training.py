@@ -112,18 +112,48 @@ def weighted(params, batch, key):
   return nats_B.mean(), {"noise": jax.random.uniform(key), "first": batch["y"][0]}
 
 
-def stepped(num_microbatches, loss_fn=weighted, num_steps=3):
+def steppable(num_microbatches, loss_fn=weighted):
   recipe = Recipe(batch_size=12, num_microbatches=num_microbatches, learning_rate=0.1)
   rng = np.random.default_rng(0)
   batch = {"x": rng.normal(size=(12, 3)), "y": np.arange(12.0)}
   batch = placement.put_batch(jax.tree.map(np.float32, batch))
   state = training.initial_state({"w": jnp.ones(3)}, recipe.optimizer())
   state = placement.put(state, placement.data_parallel()[1])
-  step = training.Step(loss_fn, recipe, ROOT_KEY)
+  return training.Step(loss_fn, recipe, ROOT_KEY), state, batch
+
+
+def stepped(num_microbatches, loss_fn=weighted, num_steps=3):
+  step, state, batch = steppable(num_microbatches, loss_fn)
   num_bytes = step.memory_bytes(state, batch)
   for _ in range(num_steps):
     state, metrics = step(state, batch)
   return state, metrics, num_bytes
+
+
+def test_the_two_programs_of_a_step_take_the_step_of_one():
+  recipe = Recipe(batch_size=12, learning_rate=0.1)
+  batch = {"x": jnp.arange(36.0).reshape(12, 3) / 36, "y": jnp.arange(12.0)}
+  state = training.initial_state({"w": jnp.ones(3)}, recipe.optimizer())
+  settings = {"recipe": recipe, "root_key": ROOT_KEY}
+  expected = training.train_step(state, batch, loss_fn=weighted, **settings)
+  found = training.Step(weighted, **settings)(state, batch)
+  chex.assert_trees_all_close(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 2])
+def test_a_step_whose_memory_is_known_is_not_compiled_again(num_microbatches):
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+  )
+  step, state, batch = steppable(num_microbatches)
+  before = len(compiled)
+  step.memory_bytes(state, batch)
+  assert len(compiled) == before + 2
+  for _ in range(2):
+    state, _ = step(state, batch)
+  # Adding the parts up is one small program more.
+  assert len(compiled) == before + 2 + (num_microbatches > 1)
 
 
 @pytest.mark.parametrize("num_microbatches", [2, 4])
