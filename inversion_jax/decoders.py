@@ -40,7 +40,7 @@ class Decoder(nn.Module):
   def __call__(
     self, z: Float[Array | np.ndarray, "B *map Z"], size: tuple[int, int]
   ) -> Float[Array, "B H W C"]:
-    """Returns images of `size` (rows, columns), 0 black to 1 white."""
+    """Returns images of `size` (rows, columns), 0 black to 1 white; not clipped to them."""
     sizes = [size]
     for _ in range(self.num_scales - 1):
       sizes.append(tuple(-(-length // 2) for length in sizes[-1]))
@@ -60,7 +60,8 @@ class Decoder(nn.Module):
       x = self._doubled(x, f"up{scale}")[:, : sizes[scale][0], : sizes[scale][1]]
       for index in range(self.num_blocks):
         x = self._conv(x, self.num_filters, f"scale{scale}_conv{index}")
-    return nn.sigmoid(nn.Conv(self.num_channels, (3, 3), name="image")(x))
+    # Not through a sigmoid: on mostly black images it saturated, and no gradient brought it back.
+    return nn.Conv(self.num_channels, (3, 3), name="image")(x)
 
   def _grid(self, z_BZ, size):
     x = nn.elu(nn.Dense(self.num_units, name="dense")(z_BZ))
@@ -106,4 +107,4 @@ def squared_error(
 
 def to_levels(images_BHWC: Float[Array, "B H W C"], num_levels: int) -> UInt8[Array, "B H W C"]:
   """The nearest levels 0..num_levels - 1 of images from 0 black to 1 white."""
-  return jnp.rint(images_BHWC * (num_levels - 1)).astype(jnp.uint8)
+  return jnp.rint(jnp.clip(images_BHWC, 0.0, 1.0) * (num_levels - 1)).astype(jnp.uint8)

@@ -76,6 +76,28 @@ def test_the_decoder_learns_the_mean_of_the_images_that_share_an_h():
   assert float(metrics["train_mse_per_sub_pixel"]) == pytest.approx(variance, rel=0.02)
 
 
+def test_mostly_black_images_are_not_reconstructed_as_black():
+  # A sigmoid at the end was driven so far by the first steps that its gradient vanished.
+  levels = np.where(np.random.default_rng(0).random((256, 12, 12, 1)) < 0.1, 255, 0).astype(
+    np.uint8
+  )
+  z = np.ones((256, 16), np.float32)
+  decoder = Decoder(1, num_filters=16, num_units=64)
+
+  def loss_fn(params, batch, key):
+    del batch, key
+    images = decoder.apply({"params": params}, z, (12, 12))
+    return decoders.squared_error(images, levels, 256).mean(), {}
+
+  recipe = training.Recipe(learning_rate=3e-3, num_steps=100, decay="cosine", ema_decay=0.0)
+  state = training.initial_state(decoder.init(KEY, z, (12, 12))["params"], recipe.optimizer())
+  step = training.Step(loss_fn, recipe, KEY, decoders.MSE)
+  for _ in range(recipe.num_steps):
+    state, metrics = step(state, None)
+  black, mean = np.square(levels / 255).mean(), (levels / 255).var()
+  assert float(metrics["train_mse_per_sub_pixel"]) < 0.5 * (black + mean)
+
+
 def test_the_error_is_a_mean_over_sub_pixels_from_black_to_white():
   levels = np.array([[[[0, 16, 8]]], [[[16, 16, 16]]]], np.uint8)
   images = jnp.array([[[[0.0, 0.5, 0.5]]], [[[0.0, 0.0, 1.0]]]])
@@ -84,5 +106,5 @@ def test_the_error_is_a_mean_over_sub_pixels_from_black_to_white():
 
 
 def test_the_nearest_levels_are_shown():
-  images = jnp.array([0.0, 0.031, 0.032, 0.969, 1.0]).reshape(1, 1, 5, 1)
-  np.testing.assert_array_equal(decoders.to_levels(images, 17).ravel(), [0, 0, 1, 16, 16])
+  images = jnp.array([-0.2, 0.0, 0.031, 0.032, 0.969, 1.0, 1.3]).reshape(1, 1, 7, 1)
+  np.testing.assert_array_equal(decoders.to_levels(images, 17).ravel(), [0, 0, 0, 1, 16, 16, 16])

@@ -58,6 +58,13 @@ class Affnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       num_train=500,
       num_test=100,
     ),
+    AffnistConfig(
+      name="medium",
+      description="5,000 training digits, 200 validation and test digits, 4 versions each.",
+      num_versions=4,
+      num_train=5_000,
+      num_test=200,
+    ),
   ]
   mnist = None
 

@@ -50,19 +50,21 @@ class Scale(NamedTuple):
 
 
 def _miniature(config: ConfigDict):
-  """affNIST at reduced size: few digits and a narrow inverter. The digits are small as they are."""
+  """affNIST at reduced size: fewer digits, a narrow inverter. The digits are small as they are."""
   config.gan.entropy_weights = (0.0, 10.0, 30.0)
   if not config.data.name.startswith("affnist"):
     return
-  config.data.name = "affnist/small"
-  config.classifier.update({"num_steps": 600, "validate_every": 200, "snapshot_steps": (0,)})
-  config.classifier.network.update({"num_filters": (16, 16), "num_dense_units": 256})
-  config.classifier.learning_rate = 1e-3
+  config.data.name = "affnist/medium"
+  config.classifier.update({"num_steps": 1500, "validate_every": 250, "snapshot_steps": (0,)})
+  config.classifier.network.update(
+    {"num_filters": (16, 16), "num_dense_units": 256, "dropout_rate": 0.25}
+  )
+  config.classifier.update({"learning_rate": 1e-3, "patience": 0})
   config.inverter.network.update({"num_filters": 16, "num_blocks": 1, "dropout_rate": 0.1})
   config.inverter.update(
-    {"num_steps": 500, "batch_size": 16, "learning_rate": 3e-3, "decay": "cosine"}
+    {"num_steps": 2000, "batch_size": 16, "learning_rate": 3e-3, "decay": "cosine"}
   )
-  config.inverter.update({"ema_decay": 0.98, "validate_every": 250, "log_every": 50})
+  config.inverter.update({"ema_decay": 0.98, "validate_every": 500, "log_every": 100})
   config.decoder.network.update({"num_filters": 16, "num_units": 128})
   config.decoder.update({"num_steps": 300, "validate_every": 150, "ema_decay": 0.98})
   config.sample.update({"num_images": 16, "num_samples": 8, "batch_size": 64})
