@@ -67,8 +67,8 @@ def _trained(folder: pathlib.Path, config: Any, names: Sequence[str]) -> pathlib
 
 def _curve(folder: pathlib.Path) -> Curve:
   """(step, validation nats) of the inverter."""
-  lines = (folder / storage.METRICS).read_text(encoding="utf-8").splitlines()
-  found = [line for line in map(json.loads, lines) if line["stage"] == "inverter"]
+  lines = storage.read_metrics(folder / storage.METRICS)
+  found = [line for line in lines if line["stage"] == "inverter"]
   key = "validation_nats_per_image"
   return [(line["step"], line[key]) for line in found if key in line]
 

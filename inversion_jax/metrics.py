@@ -60,3 +60,7 @@ class MetricsLog:
   def first(self, name: str) -> float:
     """The first logged value of `name`; infinity if the log was deleted."""
     return next((record[name] for record in self._records if name in record), math.inf)
+
+  def last(self, name: str, default: float) -> float:
+    """The last logged value of `name`."""
+    return next((record[name] for record in self._records[::-1] if name in record), default)

@@ -301,6 +301,24 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(finished):
   assert len(steps) == len(set(steps))
 
 
+def test_the_seconds_of_training_go_on_where_they_were(finished, tmp_path):
+  shutil.copytree(finished.folder, tmp_path / "fc3")
+  path = tmp_path / "fc3" / "metrics.jsonl"
+  with path.open(encoding="utf-8") as file:
+    lines = [json.loads(line) for line in file]
+  before = [line["seconds"] for line in lines if line["stage"] == "inverter" and "seconds" in line]
+  assert before == sorted(before)
+  later = edited(finished.config, inverter__num_steps=8)
+  lines = [line | ({"seconds": 1e6} if "seconds" in line else {}) for line in lines]
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+  run = Run(later, tmp_path / "fc3")
+  stages.train_inverter(run)
+  records = storage.read_metrics(path)
+  last = [line for line in records if line["stage"] == "inverter" and "seconds" in line][-1]
+  assert last["step"] == 8
+  assert 0 < last["seconds"] - 1e6 < 1e3
+
+
 def test_killed_sampling_goes_on_where_it_was(finished, tmp_path, monkeypatch):
   shutil.copytree(finished.folder, tmp_path / "fc3")
   run = Run(edited(finished.config, sample__batch_size=1), tmp_path / "fc3")

@@ -148,6 +148,9 @@ def _layer(scale, dataset, layer, *further):
   if layer == "fc3":
     # Figure 2 shows the closest of many samples of a few images.
     config.neighbours.update({"num_shown": 4 if scale.variant else 8, "num_many": scale.num_many})
+    if not scale.variant:
+      # Figure 3 measures diversity, which ten images leave vague.
+      config.sample.update({"num_images": 250, "batch_size": 250})
   return _planned(scale, f"{dataset}/{layer}", config, (*stages.DEFAULT, *further))
 
 

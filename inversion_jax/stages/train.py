@@ -226,6 +226,8 @@ class _Session:
     self.checkpoints, self.log, self.shown, self.validate = checkpoints, log, shown, validate
     self.last_step = first_step
     self.last_time = None
+    # As if all sessions of this stage were one.
+    self.start_time = time.monotonic() - log.last("seconds", 0.0)
 
   def begin(self, run: Run) -> TrainState:
     """The state of the newest checkpoint, or a new one, saved as step 0."""
@@ -261,12 +263,13 @@ class _Session:
     return 0 < self.recipe.patience <= since_best
 
   def _validate_and_save(self, step, state):
+    seconds = time.monotonic() - self.start_time
     value, metrics = self.validate(state)
     if not math.isfinite(value):
       raise UserError(
         f"Training of the {self.stage} diverged by step {step}: the validation value is {value}; "
         "the last good checkpoint is kept, lower the learning_rate and use a new --workdir."
       )
-    self.log.write(step, metrics)
+    self.log.write(step, {**metrics, "seconds": seconds})
     self.checkpoints.save(step, state, float(value))
     return value
