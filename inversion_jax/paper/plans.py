@@ -75,7 +75,7 @@ SCALES = {
     ("mnist", "svhn", "cifar10"),
     *("mnist", 1024, (0, 100, 1_000, 10_000, 100_000), 25_000),
   ),
-  "miniature": Scale(("digits",), "digits", 1024, (0, 20, 100, 500), 100, adapt=_miniature),
+  "miniature": Scale(("digits",), "digits", 1024, (0, 20, 100, 500), 200, adapt=_miniature),
   "smoke": Scale(("digits",), "digits", 8, (0, 3), 2, variant="smoke"),
 }
 
