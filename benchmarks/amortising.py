@@ -92,9 +92,11 @@ def _figure(curves: dict[tuple[str, str], Curve]) -> Figure:
     figure = Figure(figsize=(figures.WIDTH, 3.0), layout="constrained")
     all_axes = figure.subplots(1, len(FLAGS.layers), squeeze=False)[0]
     for axes, layer in zip(all_axes, FLAGS.layers, strict=True):
-      for name in ("from scratch", "from p(x)"):
-        axes.plot(*zip(*curves[layer, name], strict=True), label=name)
-      axes.set(title=layer, xlabel="steps", yscale="log")
+      for name, color in (("from scratch", figures.BLUE), ("from p(x)", "#c0392b")):
+        axes.plot(*zip(*curves[layer, name], strict=True), color=color, label=name)
+      # An untrained model is far above all that is to be seen.
+      _, nats_of_prior = curves[layer, "from p(x)"][0]
+      axes.set(title=layer, xlabel="steps", ylim=(0, 1.3 * nats_of_prior))
     all_axes[0].set_ylabel("validation nats per image")
     all_axes[0].legend()
   return figure
