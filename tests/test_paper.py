@@ -1,7 +1,10 @@
 """The paper's figures: their plans, their drawings, and a shrunken launch from end to end."""
 
 import csv
+import importlib
 import re
+import sys
+import types
 
 import jax
 import numpy as np
@@ -151,6 +154,18 @@ def test_what_is_compiled_is_kept_and_found_by_runs_that_differ_in_numbers(launc
   assert len(runs) == 4
   assert 0 < len(steps) <= 7, steps
   assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_run_of_a_launch_names_the_command_of_the_launch(monkeypatch):
+  module = types.SimpleNamespace(
+    __spec__=types.SimpleNamespace(name="inversion_jax.paper.__main__")
+  )
+  monkeypatch.setitem(sys.modules, "__main__", module)
+  monkeypatch.setattr(sys, "argv", ["path/__main__.py", "figure_1", "--workdir=a b"])
+  command = importlib.import_module("inversion_jax.stages.evaluate")._command
+  assert command() == "python -m inversion_jax.paper figure_1 '--workdir=a b'"
+  module.__spec__ = None
+  assert command().startswith("python -m inversion_jax.main figure_1")
 
 
 def test_a_launch_that_is_done_runs_nothing_again(launched, monkeypatch):

@@ -110,8 +110,15 @@ def _summary(run, state, nats_N, live_nats_N):
     "jax_version": jax.__version__,
     "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     "seed": run.config.seed,
-    "command": shlex.join(["python", "-m", "inversion_jax.main", *sys.argv[1:]]),
+    "command": _command(),
   }
+
+
+def _command():
+  """What was typed, or for a console script the same as a module; launches are another module."""
+  module = getattr(sys.modules["__main__"], "__spec__", None)
+  name = module.name.removesuffix(".__main__") if module else "inversion_jax.main"
+  return shlex.join(["python", "-m", name, *sys.argv[1:]])
 
 
 def _decoder_summary(run, step):
