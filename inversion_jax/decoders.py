@@ -10,6 +10,8 @@ from inversion_jax.errors import UserError
 
 # The unit of `squared_error`, as it ends the names of metrics.
 MSE = "mse_per_sub_pixel"
+# Slope of the output outside black to white: on digits better than none (1) and than a sigmoid.
+LEAK = 0.1
 
 
 class Decoder(nn.Module):
@@ -40,7 +42,7 @@ class Decoder(nn.Module):
   def __call__(
     self, z: Float[Array | np.ndarray, "B *map Z"], size: tuple[int, int]
   ) -> Float[Array, "B H W C"]:
-    """Returns images of `size` (rows, columns), 0 black to 1 white; not clipped to them."""
+    """Returns images of `size` (rows, columns), 0 black to 1 white, and little beyond them."""
     sizes = [size]
     for _ in range(self.num_scales - 1):
       sizes.append(tuple(-(-length // 2) for length in sizes[-1]))
@@ -60,8 +62,11 @@ class Decoder(nn.Module):
       x = self._doubled(x, f"up{scale}")[:, : sizes[scale][0], : sizes[scale][1]]
       for index in range(self.num_blocks):
         x = self._conv(x, self.num_filters, f"scale{scale}_conv{index}")
-    # Not through a sigmoid: on mostly black images it saturated, and no gradient brought it back.
-    return nn.Conv(self.num_channels, (3, 3), name="image")(x)
+    x = nn.Conv(self.num_channels, (3, 3), name="image")(x)
+    # Nearly within black and white, which most pixels of sparse images are. A sigmoid saturated
+    # there, and no gradient brought it back.
+    inside = jnp.clip(x, 0.0, 1.0)
+    return inside + LEAK * (x - inside)
 
   def _grid(self, z_BZ, size):
     x = nn.elu(nn.Dense(self.num_units, name="dense")(z_BZ))
