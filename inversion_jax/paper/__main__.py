@@ -48,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     costs.show(planned, workdir)
     return 0
   with compilation.kept_in(workdir / COMPILED):
-    failed = [one.folder for one in planned if not _succeeds(one, workdir)]
+    failed = []
+    for place, one in enumerate(planned, 1):
+      say("run %d of %d: %s", place, len(planned), one.folder)
+      if not _succeeds(one, workdir):
+        failed.append(one.folder)
   undrawn = given.part is None and [
     name for name in names if not _is_drawn(name, scale, workdir, failed)
   ]
