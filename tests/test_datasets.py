@@ -151,7 +151,9 @@ def test_a_damaged_archive_is_named(name, tmp_path):
 def test_an_unknown_name_is_answered_with_the_known_ones(name):
   with pytest.raises(UserError) as error:
     data.load(name)
-  known = "affnist, affnist/full, affnist/small, cifar10, digits, mnist, svhn_cropped"
+  known = (
+    "affnist, affnist/full, affnist/medium, affnist/small, cifar10, digits, mnist, svhn_cropped"
+  )
   assert f"data.name={name!r} is not a known data set; choose from {known}." == str(error.value)
 
 
