@@ -140,7 +140,10 @@ def test_the_numbers_beside_a_figure_are_those_of_the_runs(launched):
     *(("regular", "0"), ("regular", "3"), ("overfitted", "0"), ("overfitted", "3"))
   ]
   first, later = (float(row["nce_nats"]) for row in dynamics[:2])
-  assert float(dynamics[1]["since_first_nats"]) == pytest.approx(later - first)
+  for name in ("since_first", "since_before"):
+    assert float(dynamics[1][f"{name}_nats"]) == pytest.approx(later - first)
+    assert float(dynamics[1][f"{name}_low"]) < later - first < float(dynamics[1][f"{name}_high"])
+  assert float(dynamics[2]["since_before_nats"]) == 0.0, "another network begins"
   # The untrained classifier is the same in both regimes, its density model is trained alike.
   assert float(dynamics[2]["minus_regular_nats"]) == pytest.approx(0.0, abs=1e-3)
 

@@ -159,21 +159,18 @@ def figure_5b(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None
   }
   rows = []
   for (regime, layer, step), run in runs.items():
-    since_start = _paired(run, runs[regime, layer, scale.snapshots[0]])
-    over_regular = _paired(run, runs["regular", layer, step])
-    rows.append(
-      _numbers(
-        run,
-        regime,
-        classifier_updates=step,
-        since_first_nats=since_start.mean,
-        since_first_low=since_start.interval()[0],
-        since_first_high=since_start.interval()[1],
-        minus_regular_nats=over_regular.mean,
-        minus_regular_low=over_regular.interval()[0],
-        minus_regular_high=over_regular.interval()[1],
-      )
-    )
+    before = scale.snapshots[max(scale.snapshots.index(step) - 1, 0)]
+    compared = {
+      "since_first": runs[regime, layer, scale.snapshots[0]],
+      "since_before": runs[regime, layer, before],
+      "minus_regular": runs["regular", layer, step],
+    }
+    differences = {}
+    for name, over in compared.items():
+      difference = _paired(run, over)
+      low, high = difference.interval()
+      differences |= {f"{name}_nats": difference.mean, f"{name}_low": low, f"{name}_high": high}
+    rows.append(_numbers(run, regime, classifier_updates=step, **differences))
   figures.save(_dynamics_figure(runs, scale), output / "figure_5b.png")
   _write_csv(output / "figure_5b.csv", rows)
 
