@@ -148,7 +148,7 @@ class Step:
   def __init__(self, loss_fn: Callable, recipe: Recipe, root_key: Array, unit: str = NATS):
     self.recipe, self.root_key = recipe, root_key
     self._value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-    self._gradient = compilation.jit_step(self._of_part, donate=())
+    self._gradient = compilation.jit_step(self._gradient_of_part, donate=())
     self._add = compilation.jit_step(lambda sums, terms: jax.tree.map(jnp.add, sums, terms))
     descend = functools.partial(_descend, recipe=recipe, unit=unit)
     self._descend = compilation.jit_step(lambda state, sums: descend(state, *self._mean(sums)))
@@ -176,7 +176,7 @@ class Step:
       held += _num_bytes(state.params)  # the sum beside a part's gradient
     return max(costs.program_bytes(gradient) + held, costs.program_bytes(descend))
 
-  def _of_part(self, params, step, batch, part):
+  def _gradient_of_part(self, params, step, batch, part):
     """Loss and metrics of a part, and the gradient."""
     num_parts = self.recipe.num_microbatches
     key = key_for(self.root_key, "dropout", step)
