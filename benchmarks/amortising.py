@@ -47,8 +47,8 @@ def main(argv):
     for name, start_from in (("from scratch", ""), ("from p(x)", str(prior))):
       config = config_lib.preset(FLAGS.preset, layer)
       every = max(FLAGS.num_steps // 40, 1)
-      config.inverter.update({"num_steps": FLAGS.num_steps, "decay": "none", "patience": 0})
-      config.inverter.update({"validate_every": every, "start_from": start_from})
+      config.inverter.update({"num_steps": FLAGS.num_steps, "validate_every": every})
+      config.inverter.update({"decay": "none", "patience": 0, "start_from": start_from})
       folder = output / f"{layer}_{'amortised' if start_from else 'scratch'}"
       curves[layer, name] = _curve(_trained(folder, config, ("classifier", "inverter")))
   figures.save(_figure(curves), output / "amortising.png")
@@ -92,7 +92,7 @@ def _figure(curves: dict[tuple[str, str], Curve]) -> Figure:
     figure = Figure(figsize=(figures.WIDTH, 3.0), layout="constrained")
     all_axes = figure.subplots(1, len(FLAGS.layers), squeeze=False)[0]
     for axes, layer in zip(all_axes, FLAGS.layers, strict=True):
-      for name, color in (("from scratch", figures.BLUE), ("from p(x)", "#c0392b")):
+      for name, color in (("from scratch", figures.BLUE), ("from p(x)", figures.RED)):
         axes.plot(*zip(*curves[layer, name], strict=True), color=color, label=name)
       # An untrained model is far above all that is to be seen.
       _, nats_of_prior = curves[layer, "from p(x)"][0]

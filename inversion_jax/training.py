@@ -192,8 +192,7 @@ class Step:
     )
 
   def _mean(self, sums):
-    num_parts = self.recipe.num_microbatches
-    return jax.tree.map(lambda total: total / num_parts, sums) if num_parts > 1 else sums
+    return jax.tree.map(lambda total: total / self.recipe.num_microbatches, sums)
 
 
 def _num_bytes(tree):

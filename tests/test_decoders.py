@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,53 +47,46 @@ def test_a_cell_is_decoded_where_it_was_computed():
   assert (columns.min() + columns.max()) / 2 == 2 * 7 + 2.5
 
 
+def trained(decoder, levels, z, num_levels, **fields):
+  """What the decoder makes of z after training on all of it at each step, and its last metrics."""
+  size = levels.shape[1:3]
+
+  def loss_fn(params, batch, key):
+    del batch, key
+    images = decoder.apply({"params": params}, z, size)
+    return decoders.squared_error(images, levels, num_levels).mean(), {}
+
+  recipe = training.Recipe(decay="cosine", ema_decay=0.0, **fields)
+  state = training.initial_state(decoder.init(KEY, z, size)["params"], recipe.optimizer())
+  step = training.Step(loss_fn, recipe, KEY, decoders.MSE)
+  for _ in range(recipe.num_steps):
+    state, metrics = step(state, None)
+  images = decoder.apply({"params": state.params}, z, size)
+  return images, float(metrics["train_mse_per_sub_pixel"])
+
+
 def test_the_decoder_learns_the_mean_of_the_images_that_share_an_h():
   rng = np.random.default_rng(0)
   levels = rng.integers(0, 17, (8, 4, 4, 1), np.uint8)
   z = np.repeat(np.eye(2, dtype=np.float32), 4, axis=0)
   decoder = Decoder(1, num_filters=4, num_scales=2, num_units=8)
-
-  def loss_fn(params, batch, key):
-    del batch, key
-    images = decoder.apply({"params": params}, z, (4, 4))
-    return decoders.squared_error(images, levels, 17).mean(), {}
-
-  recipe = training.Recipe(learning_rate=3e-2, num_steps=300, decay="cosine", ema_decay=0.0)
-  state = training.initial_state(decoder.init(KEY, z, (4, 4))["params"], recipe.optimizer())
-  step_fn = functools.partial(
-    training.train_step, loss_fn=loss_fn, recipe=recipe, root_key=KEY, unit=decoders.MSE
-  )
-  step_fn = jax.jit(step_fn)
-  for _ in range(recipe.num_steps):
-    state, metrics = step_fn(state, None)
-  images = decoder.apply({"params": state.params}, z, (4, 4))
+  images, error = trained(decoder, levels, z, 17, learning_rate=3e-2, num_steps=300)
   means = np.repeat(levels.reshape(2, 4, 4, 4, 1).mean(1) / 16, 4, axis=0)
   np.testing.assert_allclose(images, means, atol=0.02)
   # What is left is the variance of the images within an h.
   variance = np.square(levels / 16 - means).mean()
-  assert float(metrics["train_mse_per_sub_pixel"]) == pytest.approx(variance, rel=0.02)
+  assert error == pytest.approx(variance, rel=0.02)
 
 
 def test_mostly_black_images_are_not_reconstructed_as_black():
   # A sigmoid at the end was driven so far by the first steps that its gradient vanished.
-  levels = np.where(np.random.default_rng(0).random((256, 12, 12, 1)) < 0.1, 255, 0).astype(
-    np.uint8
-  )
+  is_white = np.random.default_rng(0).random((256, 12, 12, 1)) < 0.1
+  levels = np.where(is_white, 255, 0).astype(np.uint8)
   z = np.ones((256, 16), np.float32)
   decoder = Decoder(1, num_filters=16, num_units=64)
-
-  def loss_fn(params, batch, key):
-    del batch, key
-    images = decoder.apply({"params": params}, z, (12, 12))
-    return decoders.squared_error(images, levels, 256).mean(), {}
-
-  recipe = training.Recipe(learning_rate=3e-3, num_steps=100, decay="cosine", ema_decay=0.0)
-  state = training.initial_state(decoder.init(KEY, z, (12, 12))["params"], recipe.optimizer())
-  step = training.Step(loss_fn, recipe, KEY, decoders.MSE)
-  for _ in range(recipe.num_steps):
-    state, metrics = step(state, None)
+  _, error = trained(decoder, levels, z, 256, learning_rate=3e-3, num_steps=100)
   black, mean = np.square(levels / 255).mean(), (levels / 255).var()
-  assert float(metrics["train_mse_per_sub_pixel"]) < 0.5 * (black + mean)
+  assert error < 0.5 * (black + mean)
 
 
 def test_the_error_is_a_mean_over_sub_pixels_from_black_to_white():

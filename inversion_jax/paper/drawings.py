@@ -185,7 +185,7 @@ def _dynamics_figure(runs, scale):
     figure = Figure(figsize=(figures.WIDTH, 3.2), layout="constrained")
     all_axes = figure.subplots(1, len(plans.LAYERS), squeeze=False)[0]
     for axes, layer in zip(all_axes, plans.LAYERS, strict=True):
-      for regime, color in (("regular", figures.BLUE), ("overfitted", "#c0392b")):
+      for regime, color in (("regular", figures.BLUE), ("overfitted", figures.RED)):
         of_regime = [runs[regime, layer, step] for step in scale.snapshots]
         means = [run.nce.mean for run in of_regime]
         changes = [_paired(run, runs[regime, layer, first]) for run in of_regime]

@@ -56,10 +56,10 @@ def _miniature(config: ConfigDict):
     return
   config.data.name = "affnist/medium"
   config.classifier.update({"num_steps": 1500, "validate_every": 250, "snapshot_steps": (0,)})
+  config.classifier.update({"learning_rate": 1e-3, "patience": 0})
   config.classifier.network.update(
     {"num_filters": (16, 16), "num_dense_units": 256, "dropout_rate": 0.25}
   )
-  config.classifier.update({"learning_rate": 1e-3, "patience": 0})
   config.inverter.network.update({"num_filters": 16, "num_blocks": 1, "dropout_rate": 0.1})
   config.inverter.update(
     {"num_steps": 2000, "batch_size": 16, "learning_rate": 3e-3, "decay": "cosine"}

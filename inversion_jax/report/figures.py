@@ -20,7 +20,7 @@ DPI = 192  # twice the 96 of a web page, which shows figures at half their pixel
 WIDTH = 9.4  # inches
 
 INK, GREY, PALE = "#1f2933", "#7b8794", "#d9dee4"
-BLUE, ORANGE, SKY = "#1f5fa8", "#d9730d", "#8fb8e0"
+BLUE, ORANGE, SKY, RED = "#1f5fa8", "#d9730d", "#8fb8e0", "#c0392b"
 # Ink is readable on each.
 VERDICT_COLORS = {"higher": SKY, "lower": "#f2b27a", "not resolved": "#eceff2"}
 
