@@ -1,11 +1,12 @@
 """What planned runs will cost, before anything starts."""
 
+import functools
 import pathlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from inversion_jax import classifiers, costs, likelihoods, storage
 from inversion_jax.inverters import Inverter
@@ -35,24 +36,33 @@ class Cost(NamedTuple):
 
 def cost(config: ConfigDict) -> Cost:
   """The cost of the inverter of a run, from its configuration alone; nothing is computed."""
-  image_shape, num_levels = SHAPES[config.data.name]
+  section = config.inverter
+  networks = (config.classifier.network, section.likelihood, section.network)
+  num_params, operations = _size(
+    config.data.name, config.representation.layer, *map(FrozenConfigDict, networks)
+  )
+  return Cost(section.num_steps * section.batch_size, num_params, operations)
+
+
+@functools.cache
+def _size(name, layer, classifier_network, likelihood, network):
+  """Parameters and operations for an image; many runs differ in neither, and tracing takes time."""
+  image_shape, num_levels = SHAPES[name]
   images = jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
   z = None
-  if config.representation.layer:
+  if layer:
     classifier = classifiers.Classifier(
-      **config.classifier.network.to_dict(), num_classes=10, num_levels=num_levels
+      **classifier_network.to_dict(), num_classes=10, num_levels=num_levels
     )
     layers, _ = jax.eval_shape(classifier.init_with_output, jax.random.key(0), images)
-    z = layers[config.representation.layer]
-  section = config.inverter
+    z = layers[layer]
   likelihood = likelihoods.make(
-    **section.likelihood.to_dict(), num_levels=num_levels, num_channels=image_shape[-1]
+    **likelihood.to_dict(), num_levels=num_levels, num_channels=image_shape[-1]
   )
-  inverter = Inverter(likelihood, **section.network.to_dict())
+  inverter = Inverter(likelihood, **network.to_dict())
   variables = jax.eval_shape(inverter.init, jax.random.key(0), images, z)
   operations = costs.train_operations(inverter.apply, variables, images, z)
-  num_params = sum(leaf.size for leaf in jax.tree.leaves(variables))
-  return Cost(section.num_steps * section.batch_size, num_params, operations // 2)
+  return sum(leaf.size for leaf in jax.tree.leaves(variables)), operations // 2
 
 
 def measured_rate(workdir: pathlib.Path, planned: list[Planned]) -> float | None:
