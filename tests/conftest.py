@@ -1,11 +1,19 @@
 """Tests run on the CPU, whatever the machine has; real data are used where they are found."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  # Many tests run the same small programs, in several processes, which inherit this.
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="inversion_jax_compiled_")
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+  atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 REAL_DATA_DIRS = [

@@ -1,5 +1,6 @@
 """The paper's figures: their plans, their drawings, and a shrunken launch from end to end."""
 
+import contextlib
 import csv
 import importlib
 import re
@@ -9,6 +10,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from inversion_jax import config as config_lib
 from inversion_jax import stages, storage
@@ -106,13 +108,24 @@ def launched(tmp_path_factory):
   """
   workdir = tmp_path_factory.mktemp("paper")
   jax.monitoring.register_event_listener(lambda event, **_: FOUND.append(event))
-  with pytest.MonkeyPatch.context() as patch:
+  with pytest.MonkeyPatch.context() as patch, no_cache():
     patch.setattr(plans, "LAYERS", ("fc3",))
     patch.delitem(drawings.EXPERIMENTS, "figure_3")
     patch.delitem(drawings.EXPERIMENTS, "figure_4")
     patch.setitem(drawings.EXPERIMENTS, "failing", failing_experiment())
     status = launch.main(["paper", "--smoke", f"--workdir={workdir}"])
+    assert jax.config.jax_compilation_cache_dir is None, "it was for this launch"
   return status, workdir
+
+
+@contextlib.contextmanager
+def no_cache():
+  """As for a user who has set none."""
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", None)
+  compilation_cache.reset_cache()
+  yield
+  jax.config.update("jax_compilation_cache_dir", before)
 
 
 def failing_experiment():
@@ -163,7 +176,6 @@ def test_what_is_compiled_is_kept_and_found_by_runs_that_differ_in_numbers(launc
   assert len(list((workdir / "digits" / "dynamics").glob("*_fc3_*"))) == 4
   assert 0 < len(gradients) <= 7, gradients
   assert FOUND.count("/jax/compilation_cache/cache_hits") >= 3
-  assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_a_run_of_a_launch_names_the_command_of_the_launch(monkeypatch):
