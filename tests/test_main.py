@@ -515,6 +515,8 @@ def test_checks_name_what_an_untrained_inverter_cannot_do(finished, tmp_path):
   assert len(rows) == 5
   assert rows["shuffled h, scored"]["passes"]
   assert not rows["copy"]["passes"]
+  summary = storage.read_json(run.folder / "summary.json")
+  assert rows["copy"]["inverter_step"] == summary["inverter_steps"]
   # The controls are trained on the classifier of the run itself.
   notes = storage.read_json(run.folder / "controls" / "shuffled" / "stages.json")
   assert notes["classifier"]["copied_from"] == "fc3"

@@ -757,6 +757,17 @@ def test_a_failed_check_is_a_warning(tmp_path):
   assert "<strong>FAILED</strong>" in text
 
 
+@pytest.mark.parametrize(("step", "is_stale"), [(300, True), (400, False)])
+def test_checks_of_another_step_say_so(step, is_stale, tmp_path):
+  folder = fake_run(tmp_path / "conv2", stages=())
+  storage.write_json(folder / storage.CHECKS, [fake_check("shuffled", True, inverter_step=step)])
+  write_run_report(folder)
+  text = read_page(folder)
+  said = "They are of the inverter at step 300, the numbers of this page of step 400"
+  assert (said in words(text)) == is_stale
+  assert ("note warning" in text) == is_stale
+
+
 WALL_TIME = pathlib.Path(__file__).resolve().parents[1] / "benchmarks" / "wall_time.py"
 VALIDATIONS = [(0, 9000.0, 0.0), (100, 300.0, 36.0), (200, 250.0, 72.0)]
 

@@ -55,7 +55,8 @@ def run_checks(run: Run):
   }
   trained[controls.PRIOR] = controls.prior(run)
   checks = _checks(run, trained)
-  rows = [_as_json(check) for check in checks]
+  step = run.finished("inverter")["best_step"]
+  rows = [_as_json(check) | {"inverter_step": step} for check in checks]
   storage.write_json(run.folder / storage.CHECKS, rows)
   for check in checks:
     low, high = check.difference.interval()
