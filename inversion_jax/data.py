@@ -8,7 +8,7 @@ import PIL
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
 
-from inversion_jax import datasets
+from inversion_jax import datasets, processes
 from inversion_jax.datasets import archives
 from inversion_jax.errors import UserError
 from inversion_jax.progress import track
@@ -62,7 +62,8 @@ def load(
   Raises:
     UserError: unknown name, a set that cannot be had, or files that cannot be read.
   """
-  builder = datasets.prepared(name, data_dir)
+  with processes.first_goes_ahead():
+    builder = datasets.prepared(name, data_dir)
   sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
   limits = {"train": num_train, "validation": num_validation, "test": num_test}
   splits = {}

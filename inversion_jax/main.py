@@ -14,7 +14,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from inversion_jax import config as config_lib
-from inversion_jax import progress, report, stages, storage
+from inversion_jax import processes, progress, report, stages, storage
 from inversion_jax.errors import UserError, as_sentences, exit_with
 from inversion_jax.progress import say
 from inversion_jax.runs import Run
@@ -59,7 +59,7 @@ def main(_):
     report.write_table_1(workdir, [run.folder for run in runs])
   if config.layers and "report" in _STAGES.value:
     report.write_comparison(workdir, [run.folder for run in runs])
-  if "report" in _STAGES.value:
+  if "report" in _STAGES.value and processes.is_first():
     print(f"The report is {workdir / storage.REPORT}")
 
 

@@ -5,10 +5,9 @@ import math
 import pathlib
 from collections.abc import Mapping
 
-import jax
 import tensorboardX
 
-from inversion_jax import storage
+from inversion_jax import processes, storage
 
 TENSORBOARD = "tensorboard"
 
@@ -31,10 +30,10 @@ class MetricsLog:
       if record["stage"] != stage or record["step"] <= from_step
     ]
     self._records = [record for record in records if record["stage"] == stage]
-    # One process writes; the others would write the same.
-    self._is_writer = jax.process_index() == 0
+    storage.write_text(self._path, "".join(json.dumps(record) + "\n" for record in records))
+    # One process appends; the others would append the same.
+    self._is_writer = processes.is_first()
     if self._is_writer:
-      storage.write_text(self._path, "".join(json.dumps(record) + "\n" for record in records))
       self._events = tensorboardX.SummaryWriter(str(folder / TENSORBOARD / stage))
 
   def __enter__(self):

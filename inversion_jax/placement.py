@@ -27,6 +27,11 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
   return jax.tree.map(put_array, tree)
 
 
+def jit_gathered(fn: Callable) -> Callable:
+  """Compiles `fn` so that every process gets its whole result."""
+  return jax.jit(fn, out_shardings=data_parallel()[1])
+
+
 def per_device(fn: Callable) -> Callable:
   """`fn(state, *batch)` such that each device works on its part of the batch alone.
 

@@ -9,18 +9,25 @@ from typing import Protocol, runtime_checkable
 
 import tqdm
 
+from inversion_jax import processes
+
 SECONDS_BETWEEN_LINES = 15.0
 _LOGGER = logging.getLogger("inversion_jax")
 
 
 def say(message: str, *values):
-  """One plain line, `message % values`, to whoever listens to the logger "inversion_jax"."""
-  _LOGGER.info(message, *values)
+  """One plain line, `message % values`, to whoever listens to the logger "inversion_jax".
+
+  Of several processes the first speaks.
+  """
+  if processes.is_first():
+    _LOGGER.info(message, *values)
 
 
 def warn(message: str, *values):
   """As `say`, for what a user should know even where nobody listens."""
-  _LOGGER.warning(message, *values)
+  if processes.is_first():
+    _LOGGER.warning(message, *values)
 
 
 class _AroundBars(logging.Handler):
@@ -97,7 +104,8 @@ class _Lines:
 @contextlib.contextmanager
 def track(description: str, total: int, *, initial: int = 0, unit: str = "step") -> Iterator:
   """Yields a `Progress` over `total` units, of which `initial` were done before."""
-  shown = (_Bar if sys.stderr.isatty() else _Lines)(description, total, initial, unit)
+  has_bar = sys.stderr.isatty() and processes.is_first()
+  shown = (_Bar if has_bar else _Lines)(description, total, initial, unit)
   try:
     yield shown
   finally:

@@ -18,6 +18,7 @@ from inversion_jax import (
   data,
   likelihoods,
   placement,
+  processes,
   representations,
   storage,
   training,
@@ -290,6 +291,15 @@ def _build_state(run, stage, images_BHWC, z):
   return training.initial_state(variables["params"], run.recipe(stage).optimizer())
 
 
+def _copy(source: pathlib.Path, target: pathlib.Path):
+  """Copies a folder in one piece, in the place of what was there."""
+  shutil.rmtree(target, ignore_errors=True)
+  temporary = target.with_name(f".{target.name}")
+  shutil.rmtree(temporary, ignore_errors=True)
+  shutil.copytree(source, temporary)
+  temporary.rename(target)
+
+
 def share_classifier(run: Run) -> bool:
   """Copies the finished classifier of a run beside or above this one, if one is the same."""
   identity = config_lib.classifier_identity(run.config)
@@ -300,11 +310,7 @@ def share_classifier(run: Run) -> bool:
     if record is None or other == run.folder.absolute():
       continue
     if config_lib.classifier_identity(storage.read_json(other / storage.CONFIG)) == identity:
-      shutil.rmtree(run.folder / "classifier", ignore_errors=True)
-      temporary = run.folder / ".classifier"
-      shutil.rmtree(temporary, ignore_errors=True)
-      shutil.copytree(other / "classifier", temporary)
-      temporary.rename(run.folder / "classifier")
+      processes.by_first(_copy, other / "classifier", run.folder / "classifier")
       run.note("classifier", record | {"copied_from": other.name, "seconds": 0.0})
       return True
   return False

@@ -1,7 +1,8 @@
 """Everything read from or written to a run folder.
 
 Files are written under a temporary name and renamed, so that a killed run never leaves half a file,
-and none of them is a pickle.
+and none of them is a pickle. Of several processes each writes the same, all at once: what it has
+written a process also sees, however late a shared disk shows it the files of the others.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from inversion_jax import processes
 from inversion_jax.errors import UserError
 
 CONFIG = "config.json"
@@ -45,7 +47,9 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   try:
     yield temporary
     temporary.chmod(0o644)
+    processes.meet()
     temporary.replace(path)
+    processes.meet()
   finally:
     temporary.unlink(missing_ok=True)
 

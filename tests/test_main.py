@@ -1,5 +1,6 @@
 """The program as a user meets it: whole runs of small experiments, and the mistakes one makes."""
 
+import concurrent.futures
 import contextlib
 import importlib.util
 import json
@@ -56,8 +57,8 @@ def run_stages(config, folder, names=stages.DEFAULT):
   return run
 
 
-def command(*arguments, data_dir=None, devices=1, cwd=ROOT):
-  environment = os.environ | {
+def command(*arguments, data_dir=None, devices=1, variables=(), cwd=ROOT):
+  environment = {**os.environ, **dict(variables)} | {
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(ROOT),
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
@@ -599,25 +600,70 @@ def test_real_images_go_the_whole_way(name, real_data_dir, tmp_path):
   assert storage.read_json(run.folder / "summary.json")["nce_nats"] < 0
 
 
-def test_eight_devices_give_the_numbers_of_one(data_dir, tmp_path):
-  arguments = [
-    f"--config={ROOT}/configs/digits_fc3.py:smoke",
-    f"--config.data.dir={data_dir}",
-    "--config.inverter.network.num_scales=1",
-    "--config.inverter.network.num_filters=4",
-    "--stages=classifier,inverter,evaluate,sample",
-  ]
-  results, samples = [], []
-  for devices in (1, 8):
-    folder = tmp_path / str(devices) / "run"
-    done = command(*arguments, f"--workdir={folder}", devices=devices)
-    assert done.returncode == 0, done.stderr
-    assert storage.read_json(folder / "summary.json")["devices"].startswith(f"{devices} x")
-    results.append(storage.read_npz(folder / "nats.npz")["nats"])
-    samples.append(storage.read_npz(folder / "samples.npz")["sample"])
-  np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
+PARALLEL = (
+  f"--config={ROOT}/configs/digits_fc3.py:smoke",
+  "--config.inverter.network.num_scales=1",
+  "--config.inverter.network.num_filters=4",
+)
+
+
+@pytest.fixture(scope="module")
+def by_one_device(data_dir, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("one") / "run"
+  stage_names = "--stages=classifier,inverter,evaluate,sample"
+  done = command(*PARALLEL, stage_names, f"--workdir={folder}", data_dir=data_dir)
+  assert done.returncode == 0, done.stderr
+  return folder
+
+
+def assert_like_one_device(folder, by_one_device, devices):
+  assert storage.read_json(folder / "summary.json")["devices"].startswith(f"{devices} x")
+  nats = [storage.read_npz(of / "nats.npz")["nats"] for of in (folder, by_one_device)]
+  np.testing.assert_allclose(*nats, rtol=1e-4)
   # A parameter that differs by rounding can change a level, and with it what comes after.
+  samples = [storage.read_npz(of / "samples.npz")["sample"] for of in (folder, by_one_device)]
   assert (samples[0] == samples[1]).mean() > 0.8
+
+
+def test_eight_devices_give_the_numbers_of_one(by_one_device, data_dir, tmp_path):
+  folder, stage_names = tmp_path / "run", "--stages=classifier,inverter,evaluate,sample"
+  arguments = (*PARALLEL, stage_names, f"--workdir={folder}")
+  done = command(*arguments, data_dir=data_dir, devices=8)
+  assert done.returncode == 0, done.stderr
+  assert_like_one_device(folder, by_one_device, 8)
+
+
+def test_two_processes_give_the_numbers_of_one(by_one_device, data_dir, tmp_path):
+  """As two tasks of a Slurm job, which JAX knows by these variables."""
+  folder, stage_names = tmp_path / "run", "--stages=classifier,inverter,evaluate,sample,gan,report"
+  arguments = ("--distributed", *PARALLEL, "--config.gan.network.num_scales=1", stage_names)
+  job = {
+    "SLURM_JOB_ID": str(os.getpid()),
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_NTASKS": "2",
+  }
+
+  def task(number):
+    own = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
+    return command(*arguments, f"--workdir={folder}", data_dir=data_dir, variables=job | own)
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    first, second = pool.map(task, range(2))
+  assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+  assert_like_one_device(folder, by_one_device, 2)
+  # The first speaks for both, and writes each line once.
+  assert f"The report is {folder / 'report.html'}" in first.stdout
+  assert "inverter step" in first.stderr
+  assert "The report" not in second.stdout
+  assert "inverter step" not in second.stderr
+  lines = [
+    (line["stage"], line["step"], frozenset(line))
+    for line in storage.read_metrics(folder / "metrics.jsonl")
+  ]
+  assert len(lines) == len(set(lines))
+  rows = storage.read_json(folder / "gan.json")
+  assert rows[-1]["samples"] == "nearest training images"
 
 
 def test_svhn_runs_from_its_archives_to_its_report(tmp_path):

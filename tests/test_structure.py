@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(inversion_jax.__file__).parent
 # From the ground up; a module imports only what stands before it.
 LADDER = [
   "errors",
+  "processes",
   "progress",
   "storage",
   "metrics",

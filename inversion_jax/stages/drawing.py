@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 from jaxtyping import UInt8
 
-from inversion_jax import compilation, placement, sampling, storage, training
+from inversion_jax import compilation, placement, processes, sampling, storage, training
 from inversion_jax.progress import track
 from inversion_jax.runs import Run
 
@@ -55,7 +55,7 @@ class _Parts:
     self.folder = folder
     path = folder / "record.json"
     if path.exists() and storage.read_json(path) != record:
-      shutil.rmtree(folder)  # Of another job.
+      processes.by_first(shutil.rmtree, folder)  # Of another job.
     storage.write_json(path, record)
 
   def _path(self, start):

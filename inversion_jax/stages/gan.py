@@ -100,7 +100,7 @@ def train_gan(run: Run):
       **{"gan": gan, "encode_fn": encode_fn, "variance": h_variance, "weights": weights},
     )
 
-  @jax.jit
+  @placement.jit_gathered
   def score_batch(params, image_BHWC, index_B):
     noise_BE = _noise(run, "validate", index_B, jnp.zeros_like(index_B))
     z = represent(image_BHWC)
@@ -148,7 +148,7 @@ def _draw(run, num_images, num_samples):
   gan, represent, test = run.gan(), run.represent, run.data.test
   params = run.restored("gan", run.finished("gan")["step"]).ema_params
 
-  @jax.jit
+  @placement.jit_gathered
   def draw(image_BHWC, index_B, sample_B):
     noise_BE = _noise(run, "sample", index_B, sample_B)
     return gan.apply({"params": params}, represent(image_BHWC), noise_BE, method="generate")

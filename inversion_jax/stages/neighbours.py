@@ -4,7 +4,6 @@ import shutil
 import time
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from inversion_jax import evaluation, information, neighbours, placement, storage
@@ -124,7 +123,7 @@ def _closest(run, inverter_step, encode, h_NU, batch_size):
 def encoder(run: Run, batch_size: int) -> Callable:
   """images (N, H, W, C) -> h (N, U), not standardised, the same on every device."""
   encode_fn = run.encode_fn()
-  gather = jax.jit(lambda h: h.reshape(len(h), -1), out_shardings=placement.data_parallel()[1])
+  gather = placement.jit_gathered(lambda h: h.reshape(len(h), -1))
 
   def encode(levels_NHWC):
     parts = []

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -21,7 +20,7 @@ def classifier_scorer(run: Run) -> Callable:
     nats_B = optax.softmax_cross_entropy_with_integer_labels(logits_BC, labels_B)
     return jnp.equal(logits_BC.argmax(-1), labels_B), nats_B
 
-  score_batch = _jit_gathered(score_batch)
+  score_batch = placement.jit_gathered(score_batch)
 
   def score(params, split):
     def score_rows(rows_B):
@@ -61,7 +60,7 @@ def pixel_scorer(run: Run) -> Callable:
   def score_batch(params, images_BHWC, z):
     return -inverter.apply({"params": params}, images_BHWC, z)
 
-  score_batch = _jit_gathered(score_batch)
+  score_batch = placement.jit_gathered(score_batch)
 
   def score(params_list, split, description="validate"):
     def score_rows(rows_B):
@@ -83,7 +82,7 @@ def decoder_scorer(run: Run) -> Callable:
     images_BHWC = decoder.apply({"params": params}, z, levels_BHWC.shape[1:3])
     return decoders.squared_error(images_BHWC, levels_BHWC, num_levels)
 
-  score_batch = _jit_gathered(score_batch)
+  score_batch = placement.jit_gathered(score_batch)
 
   def score(params, split):
     def score_rows(rows_B):
@@ -97,8 +96,3 @@ def decoder_scorer(run: Run) -> Callable:
 
 def _batch_size(run):
   return placement.rounded_up(run.config.evaluate.batch_size)
-
-
-def _jit_gathered(fn):
-  """Compiles `fn` so that every process gets its whole result."""
-  return jax.jit(fn, out_shardings=placement.data_parallel()[1])
