@@ -83,6 +83,8 @@ def _figure(runs: list[Run], curves: list[Curve]) -> Figure:
       label = "published p(x), 8 Titan X"
       axes.plot(*zip(*PUBLISHED, strict=True), "*", color=figures.INK, markersize=9, label=label)
     axes.set(xscale="log", xlabel="hours of training", ylabel="validation bits per sub-pixel")
+    # The style has no mathematics, which logarithmic axes would write their powers in.
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.legend()
   return figure
 
