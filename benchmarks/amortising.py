@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from inversion_jax import config as config_lib
 from inversion_jax import progress, stages, storage
 from inversion_jax.report import figures
+from inversion_jax.report.runs import curve
 from inversion_jax.runs import Run
 
 FLAGS = flags.FLAGS
@@ -68,9 +69,7 @@ def _trained(folder: pathlib.Path, config: Any, names: Sequence[str]) -> pathlib
 def _curve(folder: pathlib.Path) -> Curve:
   """(step, validation nats) of the inverter."""
   lines = storage.read_metrics(folder / storage.METRICS)
-  found = [line for line in lines if line["stage"] == "inverter"]
-  key = "validation_nats_per_image"
-  return [(line["step"], line[key]) for line in found if key in line]
+  return list(zip(*curve(lines, "inverter", "validation_nats_per_image"), strict=True))
 
 
 def _rows(layer: str, curves: dict[tuple[str, str], Curve]) -> list[dict[str, Any]]:

@@ -15,9 +15,9 @@ from absl import app, flags
 from matplotlib.figure import Figure
 
 from inversion_jax import information, storage
-from inversion_jax.errors import UserError
+from inversion_jax.errors import UserError, as_sentences
 from inversion_jax.report import figures
-from inversion_jax.report.runs import Run, read_run
+from inversion_jax.report.runs import Run, curve, read_run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "wall_time.png", "The figure; its numbers lie beside it as CSV.")
@@ -34,40 +34,38 @@ def main(argv):
   """Draws, writes the CSV and prints where every curve ends."""
   if len(argv) < 2:
     raise app.UsageError("Name at least one run folder.")
-  try:
+  path = pathlib.Path(FLAGS.output)
+  with as_sentences(path, "--output"):
     runs = [read_run(pathlib.Path(name)) for name in argv[1:]]
     curves = [_curve(run) for run in runs]
-  except UserError as error:
-    raise app.UsageError(str(error)) from error
-  path = pathlib.Path(FLAGS.output)
-  figures.save(_figure(runs, curves), path)
-  named = list(zip(runs, curves, strict=True))
-  lines = [
-    f"{run.folder.name},{hours:.6g},{bits:.6g}" for run, curve in named for hours, bits in curve
-  ]
-  storage.write_text(path.with_suffix(".csv"), "\n".join(["run,hours,bits_per_dim", *lines, ""]))
+    figures.save(_figure(runs, curves), path)
+    named = list(zip(runs, curves, strict=True))
+    rows = [(run.folder.name, *point) for run, points in named for point in points]
+    storage.write_csv(path.with_suffix(".csv"), ("run", "hours", "bits_per_dim"), rows)
   ends = [
-    {"run": run.folder.name, "hours": curve[-1][0], "validation_bits_per_dim": curve[-1][1]}
+    {"run": run.folder.name, "hours": points[-1][0], "validation_bits_per_dim": points[-1][1]}
     | {"test_bits_per_dim": run.summary["bits_per_dim"]}
-    for run, curve in named
+    for run, points in named
   ]
   print(json.dumps(ends))
 
 
 def _curve(run: Run) -> Curve:
   """(hours, validation bits/dim) of the inverter, without the untrained model."""
-  key = "validation_nats_per_image"
-  found = [
-    (line["seconds"] / 3600, information.bits_per_dim(line[key], run.summary["image_shape"]))
-    for line in run.metrics
-    if line["stage"] == "inverter" and line["step"] > 0 and key in line and "seconds" in line
+  # Only validations tell their seconds.
+  steps, seconds = curve(run.metrics, "inverter", "seconds")
+  nats_at = dict(zip(*curve(run.metrics, "inverter", "validation_nats_per_image"), strict=True))
+  points = [
+    (since / 3600, information.bits_per_dim(nats_at[step], run.summary["image_shape"]))
+    for step, since in zip(steps, seconds, strict=True)
+    if step > 0
   ]
-  if not found:
+  if not points:
     raise UserError(
       f"{run.folder / storage.METRICS} tells no seconds of validations; train again with"
       " inverter.validate_every of at most inverter.num_steps."
     )
-  return found
+  return points
 
 
 def _figure(runs: list[Run], curves: list[Curve]) -> Figure:
@@ -75,10 +73,10 @@ def _figure(runs: list[Run], curves: list[Curve]) -> Figure:
     figure = Figure(figsize=(0.66 * figures.WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
     colors = (figures.BLUE, figures.ORANGE, figures.RED, figures.SKY)
-    for place, (run, curve) in enumerate(zip(runs, curves, strict=True)):
+    for place, (run, points) in enumerate(zip(runs, curves, strict=True)):
       label = f"{run.summary['dataset']}, {run.layer_name}, on {run.summary['devices']}"
       color = colors[place % len(colors)]
-      axes.plot(*zip(*curve, strict=True), color=color, marker="o", markersize=3, label=label)
+      axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=3, label=label)
     if any(run.summary["dataset"] == PUBLISHED_DATASET for run in runs):
       label = "published p(x), 8 Titan X"
       axes.plot(*zip(*PUBLISHED, strict=True), "*", color=figures.INK, markersize=9, label=label)

@@ -40,7 +40,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 def main(_):
   """Runs the stages of every layer, then compares the layers if there are several."""
   if _DISTRIBUTED.value:
-    jax.distributed.initialize()
+    processes.join()
   config, workdir = config_lib.check(_CONFIG.value), _workdir()
   unknown = [stage for stage in _STAGES.value if stage not in stages.STAGES]
   if unknown or not _STAGES.value:

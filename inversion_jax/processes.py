@@ -12,6 +12,23 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from inversion_jax.errors import UserError
+
+
+def join():
+  """Makes this process one of those of the cluster that it was started in.
+
+  Raises:
+    UserError: it was not started in one that JAX knows.
+  """
+  try:
+    jax.distributed.initialize()
+  except ValueError as error:
+    raise UserError(
+      f"--distributed found no cluster ({str(error).rstrip('.')}): start every process by Slurm, on"
+      " a TPU pod or in another cluster that JAX knows, or leave it out."
+    ) from error
+
 
 def is_first() -> bool:
   """Whether this process speaks for all; true of one that is alone."""

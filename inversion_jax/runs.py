@@ -291,15 +291,6 @@ def _build_state(run, stage, images_BHWC, z):
   return training.initial_state(variables["params"], run.recipe(stage).optimizer())
 
 
-def _copy(source: pathlib.Path, target: pathlib.Path):
-  """Copies a folder in one piece, in the place of what was there."""
-  shutil.rmtree(target, ignore_errors=True)
-  temporary = target.with_name(f".{target.name}")
-  shutil.rmtree(temporary, ignore_errors=True)
-  shutil.copytree(source, temporary)
-  temporary.rename(target)
-
-
 def share_classifier(run: Run) -> bool:
   """Copies the finished classifier of a run beside or above this one, if one is the same."""
   identity = config_lib.classifier_identity(run.config)
@@ -314,3 +305,12 @@ def share_classifier(run: Run) -> bool:
       run.note("classifier", record | {"copied_from": other.name, "seconds": 0.0})
       return True
   return False
+
+
+def _copy(source: pathlib.Path, target: pathlib.Path):
+  """Copies a folder in one piece, in the place of what was there."""
+  shutil.rmtree(target, ignore_errors=True)
+  temporary = target.with_name(f".{target.name}")
+  shutil.rmtree(temporary, ignore_errors=True)
+  shutil.copytree(source, temporary)
+  temporary.rename(target)

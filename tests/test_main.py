@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from inversion_jax import config as config_lib
-from inversion_jax import costs, main, report, sampling, stages, storage, training
+from inversion_jax import costs, main, processes, report, sampling, stages, storage, training
 from inversion_jax.errors import UserError
 from inversion_jax.report import figures
 from inversion_jax.runs import Run, initial_state, share_classifier
@@ -664,6 +664,15 @@ def test_two_processes_give_the_numbers_of_one(by_one_device, data_dir, tmp_path
   assert len(lines) == len(set(lines))
   rows = storage.read_json(folder / "gan.json")
   assert rows[-1]["samples"] == "nearest training images"
+
+
+def test_to_be_in_no_cluster_is_a_sentence(monkeypatch):
+  def initialize():
+    raise ValueError("coordinator_address should be defined.")
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  with pytest.raises(UserError, match=r"no cluster \(coordinator_address should be defined\)"):
+    processes.join()
 
 
 def test_svhn_runs_from_its_archives_to_its_report(tmp_path):

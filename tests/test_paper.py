@@ -124,8 +124,10 @@ def no_cache():
   before = jax.config.jax_compilation_cache_dir
   jax.config.update("jax_compilation_cache_dir", None)
   compilation_cache.reset_cache()
-  yield
-  jax.config.update("jax_compilation_cache_dir", before)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
 def failing_experiment():

@@ -763,7 +763,7 @@ def test_checks_of_another_step_say_so(step, is_stale, tmp_path):
   storage.write_json(folder / storage.CHECKS, [fake_check("shuffled", True, inverter_step=step)])
   write_run_report(folder)
   text = read_page(folder)
-  said = "They are of the inverter at step 300, the numbers of this page of step 400"
+  said = "Of the inverter of step 300, which is not the one evaluated here: run the checks stage"
   assert (said in words(text)) == is_stale
   assert ("note warning" in text) == is_stale
 

@@ -33,7 +33,7 @@ def section(run: Run) -> Html:
     if failed
     else f"All {len(run.checks)} passed."
   )
-  staleness = _staleness(run)
+  step = run.checks[0].get("inverter_step")
   text = (
     "Controls of this run whose answer is known. Positive differences: more is recovered than by"
     " what the control is compared with. One passes if its 95% interval over test images overlaps"
@@ -41,24 +41,10 @@ def section(run: Run) -> Html:
   )
   return page.section(
     "Checks",
-    element(
-      "p",
-      element("strong", verdict + staleness),
-      class_="note warning" if failed or staleness else "note",
-    ),
+    page.step_warning(step, run.summary.get("inverter_steps"), "checks"),
+    element("p", element("strong", verdict), class_="note warning" if failed else "note"),
     page.table(header, cells, num_names=3),
     element("p", text, class_="legend"),
-  )
-
-
-def _staleness(run: Run) -> str:
-  """What to know if the inverter was trained on since the checks; old files tell no step."""
-  checked, evaluated = run.checks[0].get("inverter_step"), run.summary.get("inverter_steps")
-  if None in (checked, evaluated) or checked == evaluated:
-    return ""
-  return (
-    f" They are of the inverter at step {checked:,}, the numbers of this page of step"
-    f" {evaluated:,}: run the checks stage again."
   )
 
 

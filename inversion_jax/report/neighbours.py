@@ -35,7 +35,7 @@ def section(run: Run) -> Html:
     _explanation([table]),
     page.table(("", "distance to", "mean L1"), rows, num_names=2),
     _differences([table]),
-    _warning(run, table),
+    page.step_warning(table["inverter_step"], run.summary.get("inverter_steps"), "neighbours"),
     _pictures(run),
   )
 
@@ -133,17 +133,6 @@ def _differences(tables: Sequence[dict[str, Any]]) -> Html:
       )
   header = ("layer", "difference", "mean L1", "95% interval", "verdict at 95%")
   return page.table(header, rows, num_names=2)
-
-
-def _warning(run: Run, table: dict[str, Any]) -> Html:
-  if table["inverter_step"] == run.summary.get("inverter_steps"):
-    return Html("")
-  return element(
-    "p",
-    f"Drawn from the inverter of step {table['inverter_step']}, which is not the one evaluated"
-    " here: run the neighbours stage again.",
-    class_="note warning",
-  )
 
 
 def _pictures(run: Run) -> Html:

@@ -174,3 +174,21 @@ pre { background: var(--box); border-radius: 8px; padding: .8rem 1rem; overflow-
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 @media print { details > * { display: block; } section { break-inside: avoid; } }
 """
+
+
+def step_warning(step: int | None, evaluated_step: int | None, stage: str) -> Html:
+  """What to know of a part of the page if the inverter has been trained on since.
+
+  Args:
+    step: of the inverter that the part is about; None in a file too old to tell it.
+    evaluated_step: of the inverter whose numbers the page shows.
+    stage: which writes the part anew.
+  """
+  if step in (None, evaluated_step):
+    return Html("")
+  return element(
+    "p",
+    f"Of the inverter of step {step:,}, which is not the one evaluated here: run the {stage}"
+    " stage again.",
+    class_="note warning",
+  )
