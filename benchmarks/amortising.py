@@ -19,9 +19,10 @@ from absl import app, flags, logging
 from matplotlib.figure import Figure
 
 from inversion_jax import config as config_lib
-from inversion_jax import progress, stages, storage
+from inversion_jax import stages
+from inversion_jax.machine import progress, storage
 from inversion_jax.report import figures
-from inversion_jax.report.runs import curve
+from inversion_jax.report.files import curve
 from inversion_jax.runs import Run
 
 FLAGS = flags.FLAGS

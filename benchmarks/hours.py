@@ -12,7 +12,7 @@ import runpy
 
 from absl import app, flags
 
-from inversion_jax.paper.costs import cost
+from inversion_jax.paper.listing import cost
 
 FLAGS = flags.FLAGS
 flags.DEFINE_float("tflops", None, "Rate of training.", required=True)

@@ -36,8 +36,10 @@ import numpy as np
 import subjects
 from absl import app, flags
 
-from inversion_jax import compilation, costs, sampling
-from inversion_jax.inverters import Inverter
+from inversion_jax.fitting import costs
+from inversion_jax.machine import compilation
+from inversion_jax.models import sampling
+from inversion_jax.models.inverters import Inverter
 from inversion_jax.runs import Run
 
 FLAGS = flags.FLAGS

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from inversion_jax import compilation, config, likelihoods
-from inversion_jax.inverters import Inverter
+from inversion_jax import config
+from inversion_jax.machine import compilation
+from inversion_jax.models import likelihoods
+from inversion_jax.models.inverters import Inverter
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("height", 32, "Rows of the images.")

@@ -40,9 +40,10 @@ import matplotlib.pyplot as plt
 import subjects
 from absl import app, flags
 
-from inversion_jax import costs, placement, training
-from inversion_jax.inverters import Inverter
-from inversion_jax.widening import apply_widened
+from inversion_jax.fitting import costs, training
+from inversion_jax.machine import placement
+from inversion_jax.models.inverters import Inverter
+from inversion_jax.models.widening import apply_widened
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("steps", 5, "Steps per round.")

@@ -14,10 +14,11 @@ import matplotlib
 from absl import app, flags
 from matplotlib.figure import Figure
 
-from inversion_jax import information, storage
-from inversion_jax.errors import UserError, as_sentences
+from inversion_jax import information
+from inversion_jax.machine import storage
+from inversion_jax.machine.errors import UserError, as_sentences
 from inversion_jax.report import figures
-from inversion_jax.report.runs import Run, curve, read_run
+from inversion_jax.report.files import Run, curve, read_run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "wall_time.png", "The figure; its numbers lie beside it as CSV.")

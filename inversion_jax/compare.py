@@ -15,8 +15,9 @@ log p(x) in nats for each layer). No model is loaded.
 import pathlib
 from collections.abc import Sequence
 
-from inversion_jax import report, storage
-from inversion_jax.errors import Parser, UserError, as_sentences
+from inversion_jax import report
+from inversion_jax.machine import storage
+from inversion_jax.machine.errors import Parser, UserError, as_sentences
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

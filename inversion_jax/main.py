@@ -14,9 +14,10 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from inversion_jax import config as config_lib
-from inversion_jax import processes, progress, report, stages, storage
-from inversion_jax.errors import UserError, as_sentences, exit_with
-from inversion_jax.progress import say
+from inversion_jax import report, stages
+from inversion_jax.machine import processes, progress, storage
+from inversion_jax.machine.errors import UserError, as_sentences, exit_with
+from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
 
 _CONFIG = config_flags.DEFINE_config_file(

@@ -12,34 +12,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inversion_jax import (
-  channels,
-  compilation,
-  data,
-  likelihoods,
-  placement,
-  processes,
-  representations,
-  storage,
-  training,
-)
 from inversion_jax import config as config_lib
-from inversion_jax.checkpoints import Checkpoints
-from inversion_jax.classifiers import Classifier
-from inversion_jax.decoders import Decoder
-from inversion_jax.errors import UserError
-from inversion_jax.gans import Gan
-from inversion_jax.inverters import Inverter, amortised
-from inversion_jax.training import Recipe, TrainState
+from inversion_jax.data import loading
+from inversion_jax.data.images import Data
+from inversion_jax.features import noise, representations
+from inversion_jax.features.classifiers import Classifier
+from inversion_jax.fitting import training
+from inversion_jax.fitting.training import Recipe, TrainState
+from inversion_jax.machine import compilation, placement, processes, storage
+from inversion_jax.machine.checkpoints import Checkpoints
+from inversion_jax.machine.errors import UserError
+from inversion_jax.models import likelihoods
+from inversion_jax.models.decoders import Decoder
+from inversion_jax.models.gans import Gan
+from inversion_jax.models.inverters import Inverter, amortised
 
 PROGRESS = "stages.json"
 STATISTICS = "representation.npz"
 
 
 @functools.lru_cache(maxsize=1)
-def load_data(name: str, data_dir: str, **limits: int) -> data.Data:
-  """`data.load`, remembered, since every stage of every layer reads the same set."""
-  return data.load(name, data_dir=data_dir, **limits)
+def load_data(name: str, data_dir: str, **limits: int) -> Data:
+  """`loading.load`, remembered, since every stage of every layer reads the same set."""
+  return loading.load(name, data_dir=data_dir, **limits)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,7 +78,7 @@ class Run:
     return jax.random.key(self.config.seed)
 
   @property
-  def data(self) -> data.Data:
+  def data(self) -> Data:
     """The data set, in memory."""
     section = self.config.data.to_dict()
     return load_data(section.pop("name"), section.pop("dir"), **section)
@@ -201,12 +196,12 @@ class Run:
     return jax.jit(lambda levels_BHWC: standardiser(encode_fn(levels_BHWC)))
 
   @property
-  def channel(self) -> channels.Channel | None:
+  def channel(self) -> noise.Channel | None:
     """What stands between the standardised layer and the inverter; None for nothing."""
     section = self.config.representation
     if not section.layer:
       return None
-    return channels.make(section.sigma, section.bits)
+    return noise.make(section.sigma, section.bits)
 
   @functools.cached_property
   def observe(self):
@@ -223,7 +218,7 @@ class Run:
     @jax.jit
     def observe(images_BHWC, index_B):
       keys_B = jax.vmap(lambda index: jax.random.fold_in(root_key, index))(index_B)
-      return channels.observed(self.channel, self.represent(images_BHWC), keys_B)
+      return noise.observed(self.channel, self.represent(images_BHWC), keys_B)
 
     return observe
 

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from inversion_jax import compare, storage
+from inversion_jax import compare
+from inversion_jax.machine import storage
 from inversion_jax.report import figures
+from inversion_jax.report.files import read_run
 from inversion_jax.report.pairs import _cells
 from inversion_jax.report.rows import compare as side_by_side
-from inversion_jax.report.runs import read_run
 
 NUM_IMAGES = 320
 LAYERS = {"conv1": 20.0, "conv2": 30.0, "fc3": 50.0}

@@ -17,8 +17,11 @@ import numpy as np
 import pytest
 
 from inversion_jax import config as config_lib
-from inversion_jax import costs, main, processes, report, sampling, stages, storage, training
-from inversion_jax.errors import UserError
+from inversion_jax import main, report, stages
+from inversion_jax.fitting import costs, training
+from inversion_jax.machine import processes, storage
+from inversion_jax.machine.errors import UserError
+from inversion_jax.models import sampling
 from inversion_jax.report import figures
 from inversion_jax.runs import Run, initial_state, share_classifier
 from inversion_jax.stages.evaluate import mapped_rows

@@ -2,7 +2,6 @@
 
 from ml_collections import ConfigDict
 
-from inversion_jax.config.checks import DTYPES, check
 from inversion_jax.config.defaults import BEST_STEP, NO_LAYER, default
 from inversion_jax.config.presets import PRESETS, finish, for_layer, preset
 from inversion_jax.config.saved import (
@@ -12,6 +11,7 @@ from inversion_jax.config.saved import (
   leaves,
   restored,
 )
+from inversion_jax.config.validity import DTYPES, check
 
 __all__ = [
   "BEST_STEP",

@@ -4,8 +4,10 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from inversion_jax import classifiers, gans, training
-from inversion_jax.decoders import Decoder
+from inversion_jax.features import classifiers
+from inversion_jax.fitting import training
+from inversion_jax.models import gans
+from inversion_jax.models.decoders import Decoder
 
 NO_LAYER = ""
 BEST_STEP = -1

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from inversion_jax.config.defaults import NO_LAYER, default
-from inversion_jax.errors import UserError
+from inversion_jax.machine.errors import UserError
 
 
 def use_mnist(config: ConfigDict):

@@ -9,11 +9,11 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
-from inversion_jax import progress, storage
-from inversion_jax.errors import Parser, as_sentences
-from inversion_jax.exact import brackets, measure, noise, rivals
+from inversion_jax.exact import brackets, curves, measure, others
 from inversion_jax.exact.tasks import TASKS
-from inversion_jax.report.brackets import brackets_figure
+from inversion_jax.machine import progress, storage
+from inversion_jax.machine.errors import Parser, as_sentences
+from inversion_jax.report.bounds import brackets_figure
 from inversion_jax.report.figures import save
 
 BRACKETS_HEADER = ("task", "channel", "truth", "method", "kind", "nats", "standard error")
@@ -40,8 +40,8 @@ def _run_tasks(recipe, given):
     progress.say("%s: preparing", name)
     task = TASKS[name]()
     result = measure.measure(task, recipe, given.seed)
-    others = rivals.estimates(task, given.seed) if given.estimators else {}
-    results.append((result, others))
+    estimates = others.estimates(task, given.seed) if given.estimators else {}
+    results.append((result, estimates))
     _write(results, given.output)
   _print_table(results)
   for result, _ in results:
@@ -54,7 +54,7 @@ def _run_tasks(recipe, given):
 
 
 def _run_brackets(recipe, given):
-  by_curve = {curve: brackets.rows(curve, recipe, given.seed) for curve in noise.CURVES}
+  by_curve = {curve: brackets.rows(curve, recipe, given.seed) for curve in curves.CURVES}
   found = [row for rows in by_curve.values() for row in rows]
   print("I(x; h~) in nats through a channel, where it is known.")
   _print_rows([BRACKETS_HEADER, *map(_bracket_cells, found)])

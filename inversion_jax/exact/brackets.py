@@ -5,17 +5,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from inversion_jax import estimators, training
-from inversion_jax.channels import Channel, Gaussian
-from inversion_jax.exact import measure, noise
-from inversion_jax.progress import say
+from inversion_jax.exact import curves, measure
+from inversion_jax.features.noise import Channel, Gaussian
+from inversion_jax.fitting import training
+from inversion_jax.information import estimators
+from inversion_jax.machine.progress import say
 
 NUM_ROWS, NUM_FIT_ROWS = 2_000, 4_000
 
 
 def rows(curve: str, recipe: training.Recipe, seed: int = 0) -> list[dict[str, Any]]:
-  """What every method says at every strength of one of `noise.CURVES`; see `row`."""
-  make, strengths = noise.CURVES[curve]
+  """What every method says at every strength of one of `curves.CURVES`; see `row`."""
+  make, strengths = curves.CURVES[curve]
   found = []
   for strength in strengths:
     noisy = make(strength)

@@ -9,11 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inversion_jax import batches, compilation, evaluation, information, likelihoods, training
+from inversion_jax import information
+from inversion_jax.data import batches
 from inversion_jax.exact.tasks import Draws, Task
-from inversion_jax.information import Estimate
-from inversion_jax.inverters import Inverter
-from inversion_jax.progress import track
+from inversion_jax.fitting import scoring, training
+from inversion_jax.information.statistics import Estimate
+from inversion_jax.machine import compilation
+from inversion_jax.machine.progress import track
+from inversion_jax.models import likelihoods
+from inversion_jax.models.inverters import Inverter
 
 QUICK = training.Recipe(
   batch_size=64,
@@ -147,5 +151,5 @@ def _nats(inverter, params, test: Draws):
   def score_rows(rows_B):
     return (score(jnp.asarray(test.levels_NHWC[rows_B]), jnp.asarray(test.h[rows_B])),)
 
-  (nats_N,) = evaluation.scores(score_rows, len(test.levels_NHWC), BATCH_SIZE)
+  (nats_N,) = scoring.scores(score_rows, len(test.levels_NHWC), BATCH_SIZE)
   return nats_N

@@ -17,9 +17,11 @@ import sklearn.datasets
 from jaxtyping import Float, UInt8
 from scipy.special import logsumexp
 
-from inversion_jax import compilation, information, likelihoods, sampling
+from inversion_jax import information
 from inversion_jax.exact.ising import Ising
-from inversion_jax.inverters import Inverter
+from inversion_jax.machine import compilation
+from inversion_jax.models import likelihoods, sampling
+from inversion_jax.models.inverters import Inverter
 
 
 class Draws(NamedTuple):

@@ -20,12 +20,13 @@ from collections.abc import Sequence
 
 import jax
 
-from inversion_jax import compilation, progress, stages
 from inversion_jax import config as config_lib
-from inversion_jax.errors import Parser, UserError, as_sentences
-from inversion_jax.paper import costs, plans
-from inversion_jax.paper.drawings import EXPERIMENTS
-from inversion_jax.progress import say, warn
+from inversion_jax import stages
+from inversion_jax.machine import compilation, progress
+from inversion_jax.machine.errors import Parser, UserError, as_sentences
+from inversion_jax.machine.progress import say, warn
+from inversion_jax.paper import listing, plans
+from inversion_jax.paper.experiments import EXPERIMENTS
 from inversion_jax.runs import Run
 
 # Under the working folder; many runs differ only in the numbers they see.
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with as_sentences(workdir, "--workdir"):
       planned = plans.part(planned, given.part)
   if given.list:
-    costs.show(planned, workdir)
+    listing.show(planned, workdir)
     return 0
   with compilation.kept_in(workdir / COMPILED):
     failed = []

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from inversion_jax import config as config_lib
 from inversion_jax import stages
-from inversion_jax.errors import UserError
+from inversion_jax.machine.errors import UserError
 
 LAYERS = ("conv1", "conv2", "fc3", "logits")
 KINDS = ("conv", "pool", "dense")

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from inversion_jax import information, storage
+from inversion_jax import information
+from inversion_jax.machine import storage
 from inversion_jax.report import figures, gains, page, pairs, pictures
+from inversion_jax.report.files import Run, read_run
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.rows import (
   Comparison,
@@ -22,7 +24,6 @@ from inversion_jax.report.rows import (
   is_one_network,
   marginal_place,
 )
-from inversion_jax.report.runs import Run, read_run
 
 JSON = "comparison.json"
 CSV = "comparison.csv"

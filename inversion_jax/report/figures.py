@@ -13,8 +13,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from inversion_jax import information, storage
-from inversion_jax.report.runs import curve
+from inversion_jax import information
+from inversion_jax.machine import storage
+from inversion_jax.report.files import curve
 
 DPI = 192  # twice the 96 of a web page, which shows figures at half their pixels: sharp everywhere
 WIDTH = 9.4  # inches

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from inversion_jax import storage
+from inversion_jax.machine import storage
 from inversion_jax.report import figures, gain_figures, page
+from inversion_jax.report.files import Replicates, rows_of
 from inversion_jax.report.gain_figures import Shown
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.rows import Comparison, information_estimate, marginal_place
-from inversion_jax.report.runs import Replicates, rows_of
 
 CSV = "pointwise.csv"
 _NUM_EXAMPLES, _NUM_EXTREMES = 10, 6

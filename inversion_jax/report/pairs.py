@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from inversion_jax import storage
+from inversion_jax.machine import storage
 from inversion_jax.report import figures, page
 from inversion_jax.report.page import Html, element
 from inversion_jax.report.rows import Comparison

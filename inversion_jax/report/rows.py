@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from inversion_jax import information
-from inversion_jax.errors import UserError
-from inversion_jax.report.runs import UNCONDITIONAL, Replicates, Run
+from inversion_jax.machine.errors import UserError
+from inversion_jax.report.files import UNCONDITIONAL, Replicates, Run
 
 _REFERENCE = "conv1"
 # Besides the seed, what says how a model is looked at and not what it is.

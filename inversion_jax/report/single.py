@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from inversion_jax import information, storage
-from inversion_jax.report import checks, figures, neighbours, page, pictures
-from inversion_jax.report.brackets import brackets_section
+from inversion_jax import information
+from inversion_jax.machine import storage
+from inversion_jax.report import answers, figures, page, pictures, table_1
+from inversion_jax.report.bounds import brackets_section
+from inversion_jax.report.files import UNCONDITIONAL, Run, read_run
 from inversion_jax.report.page import Html, element, number
-from inversion_jax.report.runs import UNCONDITIONAL, Run, read_run
 
 _MAX_ROWS, _MAX_SAMPLES = 16, 8
 _NUM_EXTREMES = 5
@@ -59,10 +60,10 @@ def write_run_report(run_dir: pathlib.Path) -> None:
     _headline(run),
     _honest_words(run),
     _samples(run),
-    neighbours.section(run),
+    table_1.section(run),
     _images(run),
     _brackets(run),
-    checks.section(run),
+    answers.section(run),
     _training(run),
     page.section("Result in full", page.facts(_summary_rows(run.summary))),
     _configuration(run),

@@ -5,8 +5,8 @@ from inversion_jax.runs import Run
 from inversion_jax.stages.brackets import run_brackets
 from inversion_jax.stages.checks import run_checks
 from inversion_jax.stages.evaluate import evaluate
-from inversion_jax.stages.gan import compare_with_gans
 from inversion_jax.stages.neighbours import measure_neighbours
+from inversion_jax.stages.rivals import compare_with_gans
 from inversion_jax.stages.sample import sample
 from inversion_jax.stages.train import train_classifier, train_decoder, train_inverter
 

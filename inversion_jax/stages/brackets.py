@@ -9,10 +9,15 @@ import time
 import jax
 import numpy as np
 
-from inversion_jax import batches, channels, estimators, information, placement, storage, training
-from inversion_jax.errors import UserError
-from inversion_jax.estimators import Measured
-from inversion_jax.progress import say
+from inversion_jax import information
+from inversion_jax.data import batches
+from inversion_jax.features import noise
+from inversion_jax.fitting import training
+from inversion_jax.information import estimators
+from inversion_jax.information.estimators import Measured
+from inversion_jax.machine import placement, storage
+from inversion_jax.machine.errors import UserError
+from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
 from inversion_jax.stages import controls
 
@@ -43,7 +48,7 @@ def run_brackets(run: Run):
       *("inverter", saved.mean, saved.standard_error),
       *(estimators.ESTIMATE, None, time.monotonic() - start),
     )
-    channel = channels.make(strength.get("sigma", 0.0), strength.get("bits", 0))
+    channel = noise.make(strength.get("sigma", 0.0), strength.get("bits", 0))
     say("%s %s: other estimators", run.folder, name)
     key = training.key_for(run.root_key, "brackets")
     others = estimators.compare_all(h_NZ, channel, key, fit_h=fit_h_NZ)

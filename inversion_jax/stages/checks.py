@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from inversion_jax import information, representations, storage
-from inversion_jax.errors import UserError
-from inversion_jax.information import Estimate
-from inversion_jax.progress import say
+from inversion_jax import information
+from inversion_jax.features import representations
+from inversion_jax.information.statistics import Estimate
+from inversion_jax.machine import storage
+from inversion_jax.machine.errors import UserError
+from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
 from inversion_jax.stages import controls, scoring
 

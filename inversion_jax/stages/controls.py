@@ -1,7 +1,7 @@
 """Further runs that a stage trains to compare its own run with."""
 
 from inversion_jax import config as config_lib
-from inversion_jax.progress import say
+from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
 from inversion_jax.stages.evaluate import evaluate
 from inversion_jax.stages.train import train_classifier, train_inverter

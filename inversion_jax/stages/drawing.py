@@ -6,8 +6,10 @@ import shutil
 import numpy as np
 from jaxtyping import UInt8
 
-from inversion_jax import compilation, placement, processes, sampling, storage, training
-from inversion_jax.progress import track
+from inversion_jax.fitting import training
+from inversion_jax.machine import compilation, placement, processes, storage
+from inversion_jax.machine.progress import track
+from inversion_jax.models import sampling
 from inversion_jax.runs import Run
 
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from inversion_jax import information, storage
+from inversion_jax import information
+from inversion_jax.machine import storage
 from inversion_jax.runs import Run
 from inversion_jax.stages import scoring
 

@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from inversion_jax import evaluation, information, neighbours, placement, storage
-from inversion_jax.errors import UserError
+from inversion_jax import information
+from inversion_jax.fitting import scoring
+from inversion_jax.information import neighbours
+from inversion_jax.machine import placement, storage
+from inversion_jax.machine.errors import UserError
 from inversion_jax.runs import Run
 from inversion_jax.stages.drawing import draw_samples
 
@@ -100,7 +103,7 @@ def _sample_l1(encode, samples_NSHWC, h_NU, batch_size):
   def score_rows(rows_M):
     return (neighbours.l1_distance(encode(samples_MHWC[rows_M]), h_NU[rows_M // num_samples]),)
 
-  (l1_M,) = evaluation.scores(score_rows, len(samples_MHWC), batch_size, "encode samples")
+  (l1_M,) = scoring.scores(score_rows, len(samples_MHWC), batch_size, "encode samples")
   return l1_M.reshape(samples_NSHWC.shape[:2])
 
 

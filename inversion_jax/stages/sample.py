@@ -6,8 +6,9 @@ import time
 import jax
 import numpy as np
 
-from inversion_jax import decoders, placement, storage
-from inversion_jax.errors import UserError
+from inversion_jax.machine import placement, storage
+from inversion_jax.machine.errors import UserError
+from inversion_jax.models import decoders
 from inversion_jax.runs import Run
 from inversion_jax.stages.drawing import draw_samples
 

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from inversion_jax import decoders, evaluation, placement
+from inversion_jax.fitting import scoring
+from inversion_jax.machine import placement
+from inversion_jax.models import decoders
 from inversion_jax.runs import Run
 
 
@@ -27,7 +29,7 @@ def classifier_scorer(run: Run) -> Callable:
       batch = placement.put_batch((split.images_NHWC[rows_B], split.labels_N[rows_B]))
       return score_batch(params, *batch)
 
-    return evaluation.scores(score_rows, len(split.images_NHWC), _batch_size(run))
+    return scoring.scores(score_rows, len(split.images_NHWC), _batch_size(run))
 
   return score
 
@@ -69,7 +71,7 @@ def pixel_scorer(run: Run) -> Callable:
       return tuple(score_batch(params, images_BHWC, z) for params in params_list)
 
     num_images = len(split.images_NHWC)
-    return evaluation.scored_batches(score_rows, num_images, _batch_size(run), description)
+    return scoring.scored_batches(score_rows, num_images, _batch_size(run), description)
 
   return score
 
@@ -89,7 +91,7 @@ def decoder_scorer(run: Run) -> Callable:
       levels_BHWC, index_B = placement.put_batch((split.images_NHWC[rows_B], split.index_N[rows_B]))
       return (score_batch(params, levels_BHWC, observe(levels_BHWC, index_B)),)
 
-    return evaluation.scores(score_rows, len(split.images_NHWC), _batch_size(run))
+    return scoring.scores(score_rows, len(split.images_NHWC), _batch_size(run))
 
   return score
 

@@ -10,15 +10,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from inversion_jax import batches, channels, costs, decoders, placement, training
-from inversion_jax.checkpoints import Checkpoints
-from inversion_jax.errors import UserError
-from inversion_jax.metrics import MetricsLog
-from inversion_jax.progress import say, track
+from inversion_jax.data import batches
+from inversion_jax.features import noise
+from inversion_jax.fitting import costs, training
+from inversion_jax.fitting.training import TrainState
+from inversion_jax.machine import placement
+from inversion_jax.machine.checkpoints import Checkpoints
+from inversion_jax.machine.errors import UserError
+from inversion_jax.machine.metrics import MetricsLog
+from inversion_jax.machine.progress import say, track
+from inversion_jax.models import decoders
+from inversion_jax.models.widening import apply_widened
 from inversion_jax.runs import Run, initial_state, share_classifier, state_shape
 from inversion_jax.stages import scoring
-from inversion_jax.training import TrainState
-from inversion_jax.widening import apply_widened
 
 
 def train_classifier(run: Run):
@@ -122,7 +126,7 @@ def _observe_fn(run):
     if channel is None:
       return z
     keys_B = jax.random.split(training.key_for(key, "channel"), len(z))
-    return channels.observed(channel, z, keys_B)
+    return noise.observed(channel, z, keys_B)
 
   return observe
 

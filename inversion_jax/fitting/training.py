@@ -1,0 +1,263 @@
+"""One step and one loop, for every model: they do not know what they train."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import math
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from inversion_jax.fitting import costs
+from inversion_jax.machine import compilation, placement
+from inversion_jax.machine.errors import UserError
+
+# Decay of the rate per step. Salimans et al.'s implementation uses 0.999995; the paper's 0.9999,
+# read literally, leaves 1.4e-11 of the rate after its 250,000 steps.
+DECAY_PER_STEP = {"none": 1.0, "openai": 0.999995, "paper": 0.9999}
+DECAYS = (*DECAY_PER_STEP, "cosine")
+# What a loss measures, as it ends the names of its metrics.
+NATS = "nats_per_image"
+# A loss this many times the untrained model's is not coming back.
+DIVERGED_RATIO = 10.0
+
+
+class TrainState(NamedTuple):
+  """All that changes during training, and nothing else."""
+
+  step: Array  # int32[], optimiser steps taken
+  params: Any
+  ema_params: Any  # used for every evaluation and every sample
+  opt_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How a model is trained.
+
+  Attributes:
+    batch_size: images per step, over all devices.
+    num_microbatches: parts of a batch that pass through the model one after the other; a step then
+      needs the memory of one part. It is that of the whole batch, but for rounding and for the
+      dropout masks.
+    num_steps: the last step.
+    learning_rate: of Adam, at step 0.
+    decay: one of `DECAYS`; "cosine" falls to zero at `num_steps`.
+    adam_b1, adam_b2: of Adam.
+    ema_decay: of the moving average of the parameters; 0 keeps the parameters themselves. Early
+      on the horizon is shorter, min(ema_decay, (1 + step) / (10 + step)), so that the average
+      forgets where it started.
+    log_every: steps between lines of `metrics.jsonl`.
+    validate_every: steps between validations, each of which saves a checkpoint.
+    patience: validations without a new best before training stops; 0 never stops.
+  """
+
+  batch_size: int = 64
+  num_microbatches: int = 1
+  num_steps: int = 250_000
+  learning_rate: float = 1e-3
+  decay: str = "openai"
+  adam_b1: float = 0.9
+  adam_b2: float = 0.999
+  ema_decay: float = 0.9995
+  log_every: int = 100
+  validate_every: int = 1000
+  patience: int = 0
+
+  def rate_at(self, step):
+    """The learning rate of step `step` (an integer or an array)."""
+    if self.decay == "cosine":
+      progress = jnp.minimum(step / self.num_steps, 1.0)
+      return self.learning_rate * 0.5 * (1.0 + jnp.cos(math.pi * progress))
+    return self.learning_rate * jnp.asarray(DECAY_PER_STEP[self.decay]) ** step
+
+  def optimizer(self) -> optax.GradientTransformation:
+    """Adam with this recipe's rate."""
+    return optax.adam(self.rate_at, self.adam_b1, self.adam_b2)
+
+
+def key_for(root_key: Array, stream: str, step: int | Array = 0) -> Array:
+  """The key of one named stream at one step; a new stream does not disturb the others."""
+  return jax.random.fold_in(jax.random.fold_in(root_key, zlib.crc32(stream.encode())), step)
+
+
+def initial_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+  """The state before the first step; the average starts from the initialised parameters."""
+  ema_params = jax.tree.map(jnp.array, params)
+  return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params))
+
+
+def train_step(
+  state: TrainState,
+  batch: Any,
+  *,
+  loss_fn: Callable[[Any, Any, Array], tuple[Array, dict[str, Array]]],
+  recipe: Recipe,
+  root_key: Array,
+  unit: str = NATS,
+) -> tuple[TrainState, dict[str, Array]]:
+  """One optimiser step.
+
+  Args:
+    state: where training stands.
+    batch: what `loss_fn` reads.
+    loss_fn: `loss_fn(params, batch, dropout_key)` gives the mean loss of the batch, and metrics.
+    recipe: rate and average.
+    root_key: the run's key; the dropout key is a function of it and the step.
+    unit: of the loss.
+
+  Returns:
+    The next state, and metrics with `train_<unit>`, `grad_norm`, `learning_rate`.
+  """
+  dropout_key = key_for(root_key, "dropout", state.step)
+  result = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, dropout_key)
+  return _descend(state, *result, recipe=recipe, unit=unit)
+
+
+def _descend(state, loss_and_metrics, grads, *, recipe, unit):
+  """The step that follows from a gradient."""
+  loss, metrics = loss_and_metrics
+  updates, opt_state = recipe.optimizer().update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  warm_up = (1.0 + state.step) / (10.0 + state.step)
+  step_size = 1.0 - jnp.minimum(recipe.ema_decay, warm_up)
+  ema_params = optax.incremental_update(params, state.ema_params, step_size)
+  metrics = {
+    f"train_{unit}": loss,
+    **metrics,
+    "grad_norm": optax.tree.norm(grads),
+    "learning_rate": recipe.rate_at(state.step),
+  }
+  return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+
+
+class Step:
+  """`train_step` in two programs, gradient and descent, over `recipe.num_microbatches` parts.
+
+  Two programs compile at the same time, and each sooner than its share of one: XLA's passes take
+  more than twice as long for twice the size. The parts are called from the host: inside a compiled
+  loop XLA:CPU ran the same convolutions ten times slower, and without a loop it kept all parts in
+  memory.
+  """
+
+  def __init__(self, loss_fn: Callable, recipe: Recipe, root_key: Array, unit: str = NATS):
+    self.recipe, self.root_key = recipe, root_key
+    self._value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    self._gradient = compilation.jit_step(self._gradient_of_part, donate=())
+    self._add = compilation.jit_step(lambda sums, terms: jax.tree.map(jnp.add, sums, terms))
+    descend = functools.partial(_descend, recipe=recipe, unit=unit)
+    self._descend = compilation.jit_step(lambda state, sums: descend(state, *self._mean(sums)))
+
+  def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
+    """The next state, and metrics; the memory of `state` is given up."""
+    sums = self._gradient(state.params, state.step, batch, 0)
+    for part in range(1, self.recipe.num_microbatches):
+      sums = self._add(sums, self._gradient(state.params, state.step, batch, part))
+    return self._descend(state, sums)
+
+  def memory_bytes(self, state: TrainState, batch: Any) -> int:
+    """What a step needs on each device; compiles it, once and for all, if both are placed.
+
+    `state` may be shapes.
+    """
+    gradient = self._gradient.lower(state.params, state.step, batch, 0)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+      compiling = pool.submit(gradient.compile)
+      descend = self._descend.lower(state, _on_all_devices(gradient.out_info)).compile()
+      gradient = compiling.result()
+    # What the gradient itself does not touch stays where it is.
+    held = _num_bytes((state.ema_params, state.opt_state))
+    if self.recipe.num_microbatches > 1:
+      held += _num_bytes(state.params)  # the sum beside a part's gradient
+    return max(costs.program_bytes(gradient) + held, costs.program_bytes(descend))
+
+  def _gradient_of_part(self, params, step, batch, part):
+    """Loss and metrics of a part, and the gradient."""
+    num_parts = self.recipe.num_microbatches
+    key = key_for(self.root_key, "dropout", step)
+    if num_parts == 1:
+      return self._value_and_grad(params, batch, key)
+
+    def rows_of_part(array_B):
+      # Every n-th image, so that each device has its share of each part, and nothing is moved.
+      return array_B.reshape(-1, num_parts, *array_B.shape[1:])[:, part]
+
+    return self._value_and_grad(
+      params, jax.tree.map(rows_of_part, batch), jax.random.fold_in(key, part)
+    )
+
+  def _mean(self, sums):
+    return jax.tree.map(lambda total: total / self.recipe.num_microbatches, sums)
+
+
+def _num_bytes(tree):
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _on_all_devices(shapes):
+  sharding = placement.data_parallel()[1]
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+  )
+
+
+def fit(
+  state: TrainState,
+  *,
+  step_fn: Callable,
+  batch_fn: Callable[[int], Any],
+  recipe: Recipe,
+  start_loss: float,
+  unit: str = NATS,
+  milestones: Collection[int] = (),
+  on_log: Callable[[int, Mapping[str, float]], None],
+  on_validate: Callable[[int, TrainState], bool],
+) -> TrainState:
+  """Steps from where `state` stands to `recipe.num_steps`.
+
+  Args:
+    state: a fresh or a restored state; its memory is given up.
+    step_fn: `step_fn(state, batch)` as `train_step`, compiled; a `Step`.
+    batch_fn: the batch of a step, a function of the step alone, so a resumed run repeats itself.
+    recipe: when to log, validate and end.
+    start_loss: of the untrained model; far above it, training has diverged.
+    unit: of the loss, as for `train_step`.
+    milestones: further steps to validate at.
+    on_log: gets the step and its metrics on the host.
+    on_validate: gets the step and the state, saves it, and says whether to stop early.
+
+  Raises:
+    UserError: a loss or gradient is not finite, or the loss has grown beyond return. The newest
+      checkpoint was saved before that.
+  """
+  for step in range(int(state.step) + 1, recipe.num_steps + 1):
+    state, metrics = step_fn(state, batch_fn(step - 1))
+    is_validation = (
+      step % recipe.validate_every == 0 or step == recipe.num_steps or step in milestones
+    )
+    if step % recipe.log_every == 0 or is_validation:
+      values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+      _check_progress(step, values[f"train_{unit}"], values["grad_norm"], start_loss)
+      on_log(step, values)
+    if is_validation and on_validate(step, state):
+      break
+  return state
+
+
+def _check_progress(step, loss, grad_norm, start_loss):
+  if not np.isfinite([loss, grad_norm]).all():
+    what = f"the loss is {loss} and the gradient norm {grad_norm}"
+  elif loss > DIVERGED_RATIO * start_loss:
+    what = f"the loss is {loss:.4g}, after {start_loss:.4g} at the start"
+  else:
+    return
+  raise UserError(
+    f"Training diverged at step {step}: {what}; the last good checkpoint is kept, lower the "
+    "learning_rate and start in a new --workdir."
+  )

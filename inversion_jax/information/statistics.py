@@ -1,0 +1,303 @@
+"""Means, errors and paired comparisons of per-image nats, with their units."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import special
+
+from inversion_jax.machine.errors import UserError
+
+LEVEL = 0.95
+_SMALLEST_P_VALUE = 1e-30
+_NUM_DRAWS = 20_000  # a p-value of 5% is then known to 0.15%
+
+
+class Estimate(NamedTuple):
+  """A mean over test images and its standard error, in the unit of the averaged values.
+
+  `num` counts the independent pieces of evidence: clusters where rows share a source, else rows.
+  The error is that of drawing other test images; training again with another seed would move the
+  mean too, and no computation on one run sees that. An estimate from several seeds includes it:
+  `seed_error` is that part of the standard error, known to `seed_degrees_of_freedom`.
+  """
+
+  mean: float
+  standard_error: float
+  num: int
+  seed_error: float = 0.0
+  seed_degrees_of_freedom: float = math.inf
+
+  def interval(self, level: float = LEVEL) -> tuple[float, float]:
+    """The central interval, by the normal law: meant for dozens of independent rows or more.
+
+    The part of few seeds has the longer quantile of Student's law, and the squares of both parts
+    add. Such intervals cover at least `level`: Banerjee (1960), Sankhya 22.
+    """
+    reach = self._reach((1 - level) / 2)
+    return self.mean - reach, self.mean + reach
+
+  @property
+  def p_value(self) -> float:
+    """One minus the level of the interval that ends at zero; never below 1e-30."""
+    low, high = math.log(_SMALLEST_P_VALUE), 0.0
+    if self.mean == 0:
+      return 1.0
+    for _ in range(60):
+      middle = (low + high) / 2
+      inside = self._reach(math.exp(middle) / 2) >= abs(self.mean)
+      low, high = (middle, high) if inside else (low, middle)
+    return math.exp(high)
+
+  def _reach(self, tail: float) -> float:
+    seed_reach = float(special.stdtrit(self.seed_degrees_of_freedom, tail)) * self.seed_error
+    image_variance = max(0.0, self.standard_error**2 - self.seed_error**2)
+    return math.hypot(float(special.ndtri(tail)) * math.sqrt(image_variance), seed_reach)
+
+
+def mean_with_error(
+  values_N: Float[np.ndarray, " N"], clusters_N: Int[np.ndarray, " N"] | None = None
+) -> Estimate:
+  """The mean of `values_N`, with a standard error that respects rows sharing a source.
+
+  Args:
+    values_N: one value per test image, any unit.
+    clusters_N: the source of each row; rows of one source (versions of one digit, say) may depend
+      on each other, different sources are independent. None: every row is independent.
+
+  Returns:
+    The plain mean over rows, every row weighing the same. Its variance is
+    G / (G - 1) * sum_g (sum of residuals in g)^2 / N^2 over G clusters, which is the usual s^2 / N
+    when every cluster is a single row.
+
+  Raises:
+    UserError: fewer than two clusters, or a value that is not finite.
+
+  Source: Liang & Zeger (1986), Biometrika 73, the sandwich estimator for a mean.
+  """
+  bad_rows = np.flatnonzero(~np.isfinite(values_N))
+  if len(bad_rows):
+    raise UserError(
+      f"The nats of {len(bad_rows)} of {len(values_N)} test images are not finite, first in row"
+      f" {bad_rows[0]}; the model has diverged: lower its learning rate and train it again."
+    )
+  if clusters_N is None:
+    clusters_N = np.arange(len(values_N))
+  _, cluster_of_row_N = np.unique(clusters_N, return_inverse=True)
+  num_clusters = int(cluster_of_row_N.max(initial=-1)) + 1
+  if num_clusters < 2:
+    raise UserError("A standard error needs two independent test images; evaluate more images.")
+  mean = float(values_N.mean(dtype=np.float64))
+  sums_G = np.bincount(cluster_of_row_N, values_N.astype(np.float64) - mean)
+  variance = num_clusters / (num_clusters - 1) * float((sums_G**2).sum()) / len(values_N) ** 2
+  return Estimate(mean, math.sqrt(variance), num_clusters)
+
+
+def paired_difference(
+  a_nats_N: Float[np.ndarray, " N"],
+  b_nats_N: Float[np.ndarray, " N"],
+  clusters_N: Int[np.ndarray, " N"] | None = None,
+) -> Estimate:
+  """mean(a - b) in nats per image, row by row the same images, with the error of the difference.
+
+  With codelengths -log p this is how many nats `b` saves over `a`, that is NCE(b) - NCE(a). Images
+  that are hard for both models cancel, so the error is far below that of two separate means.
+  """
+  return mean_with_error(a_nats_N.astype(np.float64) - b_nats_N, clusters_N)
+
+
+def mean_over_seeds(
+  values_SN: Float[np.ndarray, "S N"], clusters_N: Int[np.ndarray, " N"] | None = None
+) -> Estimate:
+  """The mean over S seeds and N test images, with an error that covers the choice of both.
+
+  The variance is that of the images' values averaged over seeds (`mean_with_error`), plus
+  s^2 / S with S - 1 degrees of freedom, where s^2 is the variance (ddof 1) of the S means. The part
+  of a mean that is neither the seed's nor the image's enters both, so the error errs on the long
+  side (with the subtraction it would be the two-way error of Cameron, Gelbach & Miller 2011,
+  Journal of Business & Economic Statistics 29). With one seed it is `mean_with_error`, and blind
+  to seeds.
+  """
+  return _with_seeds(mean_with_error(_mean_of_seeds(values_SN), clusters_N), values_SN)
+
+
+def difference_over_seeds(
+  a_SN: Float[np.ndarray, "S N"],
+  b_SN: Float[np.ndarray, "R N"],
+  clusters_N: Int[np.ndarray, " N"] | None = None,
+) -> Estimate:
+  """mean(a) - mean(b) over seeds and images, paired by image, with an error that covers both.
+
+  The variance is that of `paired_difference` of the images' values averaged over seeds, plus
+  v = s_a^2 / S + s_b^2 / R as in `mean_over_seeds`; the degrees of freedom of v are Welch's,
+  v^2 / ((s_a^2 / S)^2 / (S - 1) + (s_b^2 / R)^2 / (R - 1)) (Welch 1947, Biometrika 34). Simulated
+  intervals of three seeds a side cover 94.4 to 97.4%. Spreading the degrees of freedom over the
+  images as well (Satterthwaite) covers 95% on average but is wrong in the tails, which a family of
+  comparisons looks at: five equal rows of two seeds were called different in 16% of cases.
+
+  The seeds of `a` and `b` count as independent draws; what they share, such as one classifier,
+  makes the interval too long. A side with a single seed adds nothing: the effect of its seed is
+  then not in the error.
+  """
+  image_part = paired_difference(_mean_of_seeds(a_SN), _mean_of_seeds(b_SN), clusters_N)
+  return _with_seeds(image_part, a_SN, b_SN)
+
+
+def _mean_of_seeds(values_SN):
+  return values_SN.mean(axis=0, dtype=np.float64)
+
+
+def _seed_variance(values_SN) -> float:
+  """The variance of the mean over seeds that is due to them; 0 where one seed cannot tell."""
+  means_S = values_SN.mean(axis=1, dtype=np.float64)
+  return float(means_S.var(ddof=1)) / len(means_S) if len(means_S) > 1 else 0.0
+
+
+def _with_seeds(image_part: Estimate, *values: np.ndarray) -> Estimate:
+  parts = [(_seed_variance(values_SN), len(values_SN) - 1) for values_SN in values]
+  variance = sum(part for part, _ in parts)
+  if variance == 0:
+    return image_part
+  spread = sum(part**2 / degrees for part, degrees in parts if degrees)
+  return image_part._replace(
+    standard_error=math.sqrt(image_part.standard_error**2 + variance),
+    seed_error=math.sqrt(variance),
+    seed_degrees_of_freedom=variance**2 / spread,
+  )
+
+
+class Difference(NamedTuple):
+  """mean(row `first`) - mean(row `second`), judged as one of all the differences looked at.
+
+  `estimate` and its interval are those of this difference alone. `adjusted_p_value` and `verdict`
+  hold for all differences together: where none exists, the chance that any verdict is other than
+  "not resolved" is 5%. All `simultaneous_interval`s cover at once in 95% of cases; they are longer
+  than the verdict needs.
+  """
+
+  first: int
+  second: int
+  estimate: Estimate
+  simultaneous_interval: tuple[float, float]
+  adjusted_p_value: float
+  verdict: str
+
+  def reversed(self) -> "Difference":
+    """mean(row `second`) - mean(row `first`)."""
+    low, high = self.simultaneous_interval
+    return Difference(
+      self.second,
+      self.first,
+      self.estimate._replace(mean=-self.estimate.mean),
+      (-high, -low),
+      self.adjusted_p_value,
+      {"higher": "lower", "lower": "higher"}.get(self.verdict, self.verdict),
+    )
+
+
+def all_differences(
+  rows: Sequence[Float[np.ndarray, "_ N"]], clusters_N: Int[np.ndarray, " N"] | None = None
+) -> list[Difference]:
+  """All pairwise differences of the means of `rows`, with error rates that hold for all together.
+
+  Args:
+    rows: one array (seeds, N) a row, any unit, of the same N images in the same order; the numbers
+      of seeds may differ.
+    clusters_N: as in `mean_with_error`.
+
+  The step-down method of Romano & Wolf (2005), JASA 100, with the largest score over all pairs not
+  yet rejected as its statistic. Its law without differences is that of a multiplier bootstrap of
+  clusters with normal weights (Chernozhukov, Chetverikov & Kato 2013, Annals of Statistics 41),
+  which given the data is exactly a normal law, and is drawn as such; the variance between seeds
+  joins on the diagonal. Student's scores of few seeds enter through their p-values. Pairs of rows
+  depend much on each other, which Holm's method does not use: an adjusted p-value is never above
+  his nor below the pair's own.
+  """
+  pairs = list(itertools.combinations(range(len(rows)), 2))
+  if not pairs:
+    return []
+  estimates = [difference_over_seeds(rows[a], rows[b], clusters_N) for a, b in pairs]
+  p_values_M = np.array([estimate.p_value for estimate in estimates])
+  scores_DM = _scores_without_differences(rows, clusters_N, pairs)
+  adjusted_M = _step_down(p_values_M, scores_DM)
+  level = _simultaneous_level(scores_DM)
+  return [
+    Difference(
+      a, b, estimate, estimate.interval(level), float(p_value), _verdict(estimate, p_value)
+    )
+    for (a, b), estimate, p_value in zip(pairs, estimates, adjusted_M, strict=True)
+  ]
+
+
+def _verdict(estimate, adjusted_p_value):
+  if adjusted_p_value >= 1 - LEVEL:
+    return "not resolved"
+  return "higher" if estimate.mean > 0 else "lower"
+
+
+def _scores_without_differences(rows, clusters_N, pairs):
+  """|difference| / standard error of every pair, in draws from a world without differences."""
+  covariance_KK = _covariance_of_means(rows, clusters_N)
+  rng = np.random.default_rng(0)  # the same data always get the same verdict
+  noise_DK = rng.multivariate_normal(
+    np.zeros(len(rows)), covariance_KK, _NUM_DRAWS, method="eigh", check_valid="ignore"
+  )
+  first_M, second_M = np.transpose(pairs)
+  variance_K = np.diag(covariance_KK)
+  variance_M = variance_K[first_M] + variance_K[second_M] - 2 * covariance_KK[first_M, second_M]
+  # Rows that are copies of each other differ by rounding alone.
+  copies_M = variance_M <= 1e-12 * variance_K.max()
+  errors_M = np.sqrt(np.where(copies_M, np.inf, variance_M))
+  return np.abs(noise_DK[:, first_M] - noise_DK[:, second_M]) / errors_M
+
+
+def _covariance_of_means(rows, clusters_N):
+  """Covariance of the rows' means, up to what all rows share, which no difference contains."""
+  values_KN = np.stack([_mean_of_seeds(values_SN) for values_SN in rows])
+  values_KN -= values_KN.mean(axis=0)
+  values_KN -= values_KN.mean(axis=1, keepdims=True)
+  num_images = values_KN.shape[1]
+  if clusters_N is None:
+    clusters_N = np.arange(num_images)
+  _, cluster_of_row_N = np.unique(clusters_N, return_inverse=True)
+  sums_KG = np.stack([np.bincount(cluster_of_row_N, values_N) for values_N in values_KN])
+  num_clusters = sums_KG.shape[1]
+  image_part_KK = num_clusters / (num_clusters - 1) * sums_KG @ sums_KG.T / num_images**2
+  return image_part_KK + np.diag([_seed_variance(values_SN) for values_SN in rows])
+
+
+def _step_down(p_values_M, scores_DM):
+  """Adjusted p-values: each pair against the largest score of all that are no more certain."""
+  order_M = np.argsort(p_values_M, kind="stable")
+  p_values_M = p_values_M[order_M]
+  # The largest score among this pair and all after it.
+  largest_DM = np.maximum.accumulate(scores_DM[:, order_M[::-1]], axis=1)[:, ::-1]
+  exceeded_M = (largest_DM >= -special.ndtri(p_values_M / 2)).sum(axis=0)
+  holm_M = np.minimum(1.0, p_values_M * np.arange(len(order_M), 0, -1))
+  adjusted_M = np.clip((1 + exceeded_M) / (1 + len(scores_DM)), p_values_M, holm_M)
+  in_order_M = np.empty_like(adjusted_M)
+  in_order_M[order_M] = np.maximum.accumulate(adjusted_M)
+  return in_order_M
+
+
+def _simultaneous_level(scores_DM):
+  """The level at which intervals of single pairs cover all at once in 95% of cases."""
+  largest = np.quantile(scores_DM.max(axis=1), LEVEL)
+  bonferroni = 1 - (1 - LEVEL) / scores_DM.shape[1]
+  return float(np.clip(special.ndtr(largest) - special.ndtr(-largest), LEVEL, bonferroni))
+
+
+def bits_per_dim(nats: float, image_shape: Sequence[int]) -> float:
+  """Nats per image as bits per sub-pixel, for images of shape (H, W, C)."""
+  return nats / (math.prod(image_shape) * math.log(2.0))
+
+
+def verdict(difference: Estimate, level: float = LEVEL) -> str:
+  """ "lower", "higher", or "not resolved" where the interval of `difference` includes zero."""
+  low, high = difference.interval(level)
+  if low > 0:
+    return "higher"
+  return "lower" if high < 0 else "not resolved"

@@ -1,0 +1,1 @@
+"""Files, devices, processes and words: what any long job needs, and no mathematics."""

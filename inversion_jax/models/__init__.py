@@ -1,0 +1,1 @@
+"""The networks and likelihoods, as functions of arrays, and sampling from them."""

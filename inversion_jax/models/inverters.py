@@ -1,0 +1,154 @@
+"""p(x | h): a likelihood, the causal network and the context that h gives it, joined."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, Integer
+
+from inversion_jax.machine.errors import UserError
+from inversion_jax.models import incremental, likelihoods, pixelcnn
+from inversion_jax.models.contexts import ContextEncoder
+from inversion_jax.models.pixelcnn import padded_sizes, rematerialising
+
+AnyArray = Array | np.ndarray
+
+
+class Inverter(nn.Module):
+  """A conditional density of images; without a representation, the unconditional p(x).
+
+  Initialise it on a large batch *with its h*: the first batch sets scales and biases.
+
+      inverter = Inverter(likelihoods.Categorical(num_levels=17), num_filters=32)
+      params = inverter.init(key, levels_BHWC, z)["params"]
+      nats_B = -inverter.apply({"params": params}, levels_BHWC, z).sum((1, 2))
+
+  Attributes:
+    likelihood: the distribution of one pixel given the head.
+    num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
+    context, resize_method: how a spatial h is brought in, see `ContextEncoder`.
+    remat: what the backward pass computes again, see `pixelcnn.rematerialising`.
+    dtype: type of the activations; parameters, head and likelihood stay float32.
+
+  Source: Nash et al. (2019), sections 3.2 and 4, appendix A.
+  """
+
+  likelihood: likelihoods.Likelihood
+  num_filters: int = 64
+  num_blocks: int = 3
+  num_scales: int = 3
+  dropout_rate: float = 0.5
+  context: str = "projection"
+  context_dropout_rate: float = 0.0
+  resize_method: str = "bilinear"
+  remat: str = ""
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    """Builds the parts; both are functions of the fields alone."""
+    self.encoder = ContextEncoder(self.context, self.resize_method, self.num_filters)
+    self.network = rematerialising(self.remat)(
+      self.likelihood.num_features,
+      self.num_filters,
+      self.num_blocks,
+      self.num_scales,
+      self.dropout_rate,
+      self.context_dropout_rate,
+    )
+
+  def __call__(
+    self,
+    levels_BHWC: Integer[AnyArray, "B H W C"],
+    z: Float[AnyArray, "B *map Z"] | None = None,
+    *,
+    train: bool = False,
+  ) -> Float[Array, "B H W"]:
+    """log p(pixel | pixels before it, h) of every pixel, in nats; its sum is log p(x | h).
+
+    Args:
+      levels_BHWC: images as integers 0..num_levels-1.
+      z: the representation, a vector or a map per image; None for p(x).
+      train: whether dropout is on, drawn from the rng stream "dropout".
+    """
+    head_BHWF = self.head(levels_BHWC, self.contexts(z, levels_BHWC.shape[1:3]), train=train)
+    return self.likelihood.log_prob(head_BHWF, levels_BHWC)
+
+  def contexts(
+    self, z: Float[AnyArray, "B *map Z"] | None, size: tuple[int, int]
+  ) -> tuple[Array, ...] | None:
+    """What h gives to each resolution of the network for images of `size` (rows, columns)."""
+    if z is None:
+      return None
+    return self.encoder(z.astype(self.dtype), padded_sizes(*size, self.num_scales))
+
+  def head(
+    self,
+    levels_BHWC: Integer[AnyArray, "B H W C"],
+    contexts: tuple[Array, ...] | None,
+    *,
+    train: bool = False,
+  ) -> Float[Array, "B H W F"]:
+    """The parameters of every pixel's distribution, which depend on the pixels before it alone."""
+    unit_BHWC = likelihoods.to_unit(levels_BHWC, self.likelihood.num_levels)
+    return self.network(unit_BHWC.astype(self.dtype), contexts, train)
+
+  def raster(
+    self,
+    contexts: tuple[Array, ...] | None,
+    draw: Callable[[Array, Any], tuple[Array, Any]],
+    inputs_fn: Callable[[Array], Any],
+    size: tuple[int, int],
+    batch_size: int,
+  ) -> Any:
+    """Builds images pixel by pixel at the cost of about one pass, see `incremental.raster`.
+
+    Args:
+      contexts: as for `head`.
+      draw: gets the head of a pixel (B, F) and the pixel's inputs; returns its levels (B, C), and
+        anything to be collected.
+      inputs_fn: the inputs of a row's pixels, arrays with columns first.
+      size: rows, columns.
+      batch_size: B.
+
+    Returns:
+      What `draw` collected, each array with rows and columns first.
+    """
+
+    def pixel_fn(head_BF, inputs):
+      levels_BC, collected = draw(head_BF, inputs)
+      return likelihoods.to_unit(levels_BC, self.likelihood.num_levels), collected
+
+    return incremental.raster(
+      self.network,
+      self.network.variables["params"],
+      contexts,
+      pixel_fn,
+      inputs_fn,
+      size=size,
+      batch_size=batch_size,
+      dtype=self.dtype,
+    )
+
+
+def amortised(params: dict, marginal_params: dict) -> dict:
+  """`params` of p(x | h) such that it starts as the trained p(x): projections of h are zero.
+
+  Raises:
+    UserError: p(x) has another network.
+  """
+  flat, trained = flatten_dict(params), flatten_dict(marginal_params)
+  if any(path not in flat or flat[path].shape != trained[path].shape for path in trained):
+    raise UserError(
+      "inverter.start_from is a run of another network; give one like inverter.network."
+    )
+
+  def start(path, leaf):
+    if path in trained:
+      return trained[path]
+    is_projection = any(name.endswith(pixelcnn.CONTEXT) for name in path)
+    return jnp.zeros_like(leaf) if is_projection else leaf
+
+  return unflatten_dict({path: start(path, leaf) for path, leaf in flat.items()})

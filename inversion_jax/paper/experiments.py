@@ -1,0 +1,273 @@
+"""The figures and tables, drawn from run folders: a PNG or a page, and the numbers in a CSV."""
+
+import pathlib
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+from PIL import Image
+
+from inversion_jax import information, report
+from inversion_jax.machine import storage
+from inversion_jax.paper import plans
+from inversion_jax.paper.plans import Planned, Scale
+from inversion_jax.report import figures, pictures
+from inversion_jax.report.files import Run, read_run, rows_of
+
+_MAX_ROWS = 8
+
+
+def figure_1(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
+  """Original, mean-squared-error reconstruction and samples, for each layer and set."""
+  parts, rows = [], []
+  for dataset in scale.datasets:
+    runs = [read_run(workdir / dataset / layer) for layer in plans.LAYERS]
+    samples = runs[0].samples
+    columns = [pictures.Column("original", samples["original"][:_MAX_ROWS, None])]
+    for run in runs:
+      columns.append(
+        pictures.Column(f"{run.layer} MSE", run.samples["reconstruction"][:_MAX_ROWS, None])
+      )
+      columns.append(pictures.Column("samples", run.samples["sample"][:_MAX_ROWS, :2]))
+      rows.append(_numbers(run, dataset, decoder_mse=run.summary.get("decoder_mse")))
+    parts.append(_grid(columns, samples, runs[0]))
+  _stack(parts, output / "figure_1.png")
+  _write_csv(output / "figure_1.csv", rows)
+
+
+def figure_2(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
+  """The closest of many samples given fc3, beside the nearest training images."""
+  parts, rows = [], []
+  for dataset in scale.datasets:
+    run = read_run(workdir / dataset / "fc3")
+    arrays = storage.read_npz(run.folder / storage.NEIGHBOURS)
+    num_shown, num_closest = arrays["closest_l1"].shape
+    nearest = arrays["nearest"][:num_shown, :num_closest]
+    columns = [
+      pictures.Column("original", arrays["original"][:num_shown, None]),
+      pictures.Column(f"closest of {scale.num_many} samples", arrays["closest"]),
+      pictures.Column("nearest training images", nearest),
+    ]
+    parts.append(_grid(columns, arrays, run))
+    for place in range(num_shown):
+      for rank in range(num_closest):
+        rows.append(
+          {
+            "dataset": dataset,
+            "test_index": arrays["index"][place],
+            "rank": rank + 1,
+            "sample_l1": arrays["closest_l1"][place, rank],
+            "nearest_l1": arrays["nearest_l1"][place, rank],
+          }
+        )
+  _stack(parts, output / "figure_2.png")
+  _write_csv(output / "figure_2.csv", rows)
+
+
+def figure_3(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
+  """Samples of stacked GANs, ours, and nearest neighbours, with their diversity."""
+  report.write_figure_3(output, workdir / scale.single / "fc3")
+
+
+def table_1(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
+  """Distances in each layer's own space."""
+  folders = [workdir / dataset / layer for dataset in scale.datasets for layer in plans.LAYERS]
+  report.write_table_1(output, folders)
+
+
+def figure_4(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
+  """Three networks on affNIST: accuracy, NCE, and where their samples lie."""
+  del scale
+  parts, rows = [], []
+  for kind in plans.KINDS:
+    run = read_run(workdir / "affnist" / f"{kind}_fc3")
+    shown = {name: values[:6] for name, values in run.samples.items()}
+    columns = [
+      pictures.Column("original", shown["original"][:, None]),
+      pictures.Column(f"{kind}: MSE", shown["reconstruction"][:, None]),
+      pictures.Column("samples", shown["sample"][:, :6]),
+    ]
+    parts.append(_grid(columns, shown, run))
+    source_n = run.sources[rows_of(run.nats["index"], run.samples["index"])]
+    scatter = information.mean_with_error(centroid_variance(run.samples["sample"]), source_n)
+    rows.append(
+      _numbers(
+        run,
+        kind,
+        test_accuracy=run.summary["classifier_test_accuracy"],
+        centroid_variance_pixels2=scatter.mean,
+        centroid_variance_standard_error=scatter.standard_error,
+      )
+    )
+  _stack(parts, output / "figure_4.png")
+  _write_csv(output / "figure_4.csv", rows)
+
+
+def centroid_variance(
+  samples_NSHWC: UInt8[np.ndarray, "N S H W C"],
+) -> Float[np.ndarray, " N"]:
+  """How far the samples of one image scatter: the variance of their centre of ink, in pixels^2.
+
+  Rows and columns together; images without ink count as centred.
+  """
+  ink_NSHW = samples_NSHWC.astype(np.float64).sum(-1)
+  total_NS = np.maximum(ink_NSHW.sum((2, 3)), 1e-9)
+  height, width = ink_NSHW.shape[2:]
+  row_NS = (ink_NSHW.sum(3) @ np.arange(height)) / total_NS
+  column_NS = (ink_NSHW.sum(2) @ np.arange(width)) / total_NS
+  is_blank_NS = ink_NSHW.sum((2, 3)) == 0
+  row_NS[is_blank_NS], column_NS[is_blank_NS] = (height - 1) / 2, (width - 1) / 2
+  return row_NS.var(1, ddof=1) + column_NS.var(1, ddof=1)
+
+
+def figure_5a(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
+  """NCE by layer and set, relative to the magnitude of conv1's."""
+  rows = []
+  with matplotlib.rc_context(figures.STYLE):
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for dataset in scale.datasets:
+      runs = [read_run(workdir / dataset / layer) for layer in plans.LAYERS]
+      size = abs(runs[0].nce.mean)
+      means = [run.nce.mean / size for run in runs]
+      errors = [(run.nce.interval()[1] - run.nce.mean) / size for run in runs]
+      axes.errorbar(plans.LAYERS, means, errors, marker="o", capsize=3, label=dataset)
+      for place, run in enumerate(runs):
+        below = {}
+        if place:
+          difference = _paired(run, runs[place - 1])
+          below = {
+            "minus_layer_before_nats": difference.mean,
+            "minus_layer_before_low": difference.interval()[0],
+            "minus_layer_before_high": difference.interval()[1],
+          }
+        rows.append(_numbers(run, dataset, relative_to_conv1=means[place], **below))
+    axes.set(title="Figure 5a", ylabel="NCE / |NCE of conv1|")
+    axes.legend()
+  figures.save(figure, output / "figure_5a.png")
+  _write_csv(output / "figure_5a.csv", rows)
+
+
+def figure_5b(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
+  """NCE by layer over classifier updates, of the regular and the overfitted network."""
+  folder = workdir / scale.single / "dynamics"
+  runs = {
+    place: read_run(folder / plans.dynamics_name(*place)) for place in plans.dynamics_places(scale)
+  }
+  rows = []
+  for (regime, layer, step), run in runs.items():
+    before = scale.snapshots[max(scale.snapshots.index(step) - 1, 0)]
+    compared = {
+      "since_first": runs[regime, layer, scale.snapshots[0]],
+      "since_before": runs[regime, layer, before],
+      "minus_regular": runs["regular", layer, step],
+    }
+    differences = {}
+    for name, over in compared.items():
+      difference = _paired(run, over)
+      low, high = difference.interval()
+      differences |= {f"{name}_nats": difference.mean, f"{name}_low": low, f"{name}_high": high}
+    rows.append(_numbers(run, regime, classifier_updates=step, **differences))
+  figures.save(_dynamics_figure(runs, scale), output / "figure_5b.png")
+  _write_csv(output / "figure_5b.csv", rows)
+
+
+def _dynamics_figure(runs, scale):
+  """The bars are of the change since the first point, image by image: of it the figure tells.
+
+  The spread of the images' own nats is far larger, and the same at every point.
+  """
+  first = scale.snapshots[0]
+  with matplotlib.rc_context(figures.STYLE):
+    figure = Figure(figsize=(figures.WIDTH, 3.2), layout="constrained")
+    all_axes = figure.subplots(1, len(plans.LAYERS), squeeze=False)[0]
+    for axes, layer in zip(all_axes, plans.LAYERS, strict=True):
+      for regime, color in (("regular", figures.BLUE), ("overfitted", figures.RED)):
+        of_regime = [runs[regime, layer, step] for step in scale.snapshots]
+        means = [run.nce.mean for run in of_regime]
+        changes = [_paired(run, runs[regime, layer, first]) for run in of_regime]
+        errors = [change.interval()[1] - change.mean for change in changes]
+        places = range(len(scale.snapshots))
+        axes.errorbar(places, means, errors, marker="o", capsize=3, color=color, label=regime)
+      axes.set(title=layer, xlabel="classifier updates")
+      axes.set_xticks(range(len(scale.snapshots)), [f"{step:,}" for step in scale.snapshots])
+    all_axes[0].set_ylabel("NCE, nats per image")
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    title = f"bars: 95% interval of the change since {first} updates, paired by image"
+    figure.legend(handles, labels, loc="outside upper right", ncols=2, title=title, fontsize=8)
+  return figure
+
+
+def _paired(run: Run, over: Run) -> information.Estimate:
+  """NCE of `run` minus NCE of `over`, image by image."""
+  return information.paired_difference(over.nats["nats"], run.nats["nats"], run.sources)
+
+
+def _numbers(run: Run, group: str, **further: Any) -> dict[str, Any]:
+  low, high = run.nce.interval()
+  return {
+    "group": group,
+    "dataset": run.summary["dataset"],
+    "layer": run.layer,
+    "nce_nats": run.nce.mean,
+    "nce_nats_low": low,
+    "nce_nats_high": high,
+    "bits_per_dim": run.summary["bits_per_dim"],
+    "num_test_images": len(run.nats["nats"]),
+    "inverter_steps": run.summary.get("inverter_steps"),
+    **further,
+  }
+
+
+def _grid(columns, arrays, run):
+  num_rows = len(columns[0].levels)
+  names = pictures.row_names(arrays["index"][:num_rows], arrays["label"][:num_rows])
+  return pictures.grid_figure(columns, names, run.summary["num_levels"])
+
+
+def _stack(parts: Sequence[Figure], path: pathlib.Path):
+  """One PNG of several figures, one below the other."""
+  with tempfile.TemporaryDirectory() as folder:
+    images = []
+    for place, figure in enumerate(parts):
+      part = pathlib.Path(folder) / f"{place}.png"
+      figures.save(figure, part)
+      images.append(Image.open(part).convert("RGB"))
+    width, height = max(image.width for image in images), sum(image.height for image in images)
+    whole, top = Image.new("RGB", (width, height), "white"), 0
+    for image in images:
+      whole.paste(image, (0, top))
+      top += image.height
+  with storage.replacing(path) as temporary:
+    whole.save(temporary, format="png")
+
+
+def _write_csv(path: pathlib.Path, rows: Sequence[dict[str, Any]]):
+  """One line a row; a cell that a row lacks stays empty."""
+  header = list(dict.fromkeys(name for row in rows for name in row))
+  storage.write_csv(path, header, ([row.get(name) for name in header] for row in rows))
+
+
+class Experiment(NamedTuple):
+  """A figure or table: its runs, and `draw(workdir, output, scale)`."""
+
+  title: str
+  plan: Callable[[Scale], list[Planned]]
+  draw: Callable[[pathlib.Path, pathlib.Path, Scale], None]
+
+
+EXPERIMENTS = {
+  "figure_1": Experiment("Inverting network layers", plans.layers, figure_1),
+  "figure_2": Experiment("Samples and nearest neighbours", plans.closest_samples, figure_2),
+  "figure_3": Experiment("Stacked GANs given fc3", plans.rivals, figure_3),
+  "table_1": Experiment(
+    "Images in representation space", lambda scale: plans.layers(scale, "neighbours"), table_1
+  ),
+  "figure_4": Experiment("Three architectures on affNIST", plans.architectures, figure_4),
+  "figure_5a": Experiment("NCE by layer and set", plans.layers, figure_5a),
+  "figure_5b": Experiment("NCE over classifier training", plans.dynamics, figure_5b),
+}

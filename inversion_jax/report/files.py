@@ -1,0 +1,181 @@
+"""What a report knows of a run: the files of its folder, read and checked."""
+
+import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from inversion_jax import information
+from inversion_jax.machine import storage
+from inversion_jax.machine.errors import UserError
+
+UNCONDITIONAL = "none"  # `layer` in summary.json of the model p(x), which sees no representation
+
+_REQUIRED = (
+  "dataset",
+  "layer",
+  "num_levels",
+  "image_shape",
+  "nce_nats",
+  "nce_nats_standard_error",
+  "bits_per_dim",
+)
+
+
+class Run(NamedTuple):
+  """The files of one run folder; all rows are test images, every image once."""
+
+  folder: pathlib.Path
+  config: dict[str, Any]
+  summary: dict[str, Any]
+  nats: dict[str, np.ndarray]  # `index`, `label`, `nats`, perhaps `live_nats` and `source`
+  samples: dict[str, np.ndarray]  # empty before the sample stage
+  metrics: list[dict[str, Any]]
+  # `index`, `image`, `nats` of some images, `mean_nats` of all; empty in runs older than these
+  maps: dict[str, np.ndarray]
+  checks: list[dict[str, Any]]  # empty before the checks stage
+
+  @property
+  def layer(self) -> str:
+    """The inverted layer, or "none" for the unconditional model."""
+    return self.summary["layer"]
+
+  @property
+  def layer_name(self) -> str:
+    """The layer as a person reads it."""
+    return "none (p(x))" if self.layer == UNCONDITIONAL else self.layer
+
+  @property
+  def seed(self) -> int | None:
+    """From which every random choice of the run was derived."""
+    return self.config.get("seed")
+
+  @property
+  def sources(self) -> np.ndarray:
+    """What each test image was made from; rows of one source are not independent."""
+    return self.nats.get("source", self.nats["index"])
+
+  @property
+  def nce(self) -> information.Estimate:
+    """The negative cross entropy in nats per image."""
+    return information.mean_with_error(-self.nats["nats"], self.sources)
+
+
+class Replicates(NamedTuple):
+  """Runs that differ in nothing but their seed: one row of a comparison, usually of one run."""
+
+  runs: tuple[Run, ...]
+
+  @property
+  def first(self) -> Run:
+    """The run that stands for the others where they agree."""
+    return self.runs[0]
+
+  @property
+  def layer(self) -> str:
+    """The inverted layer, or "none" for the unconditional model."""
+    return self.first.layer
+
+  @property
+  def nce_by_seed(self) -> np.ndarray:
+    """log p(x given h) in nats of each test image under the model of each seed."""
+    return -np.stack([run.nats["nats"] for run in self.runs]).astype(np.float64)
+
+  @property
+  def sources(self) -> np.ndarray:
+    """As of a run."""
+    return self.first.sources
+
+  @property
+  def nce(self) -> information.Estimate:
+    """The negative cross entropy in nats per image; several seeds count in its error."""
+    return information.mean_over_seeds(self.nce_by_seed, self.sources)
+
+  def mean(self, key: str) -> float | int | None:
+    """The mean over seeds of a number in the summary; None where one lacks it."""
+    values = [run.summary.get(key) for run in self.runs]
+    if None in values:
+      return None
+    return values[0] if len(set(values)) == 1 else sum(values) / len(values)
+
+
+def read_run(run_dir: pathlib.Path) -> Run:
+  """Reads a run folder that has been evaluated.
+
+  Raises:
+    UserError: a file is missing or damaged, or the files belong to different evaluations.
+  """
+  samples_path, maps_path = run_dir / storage.SAMPLES, run_dir / storage.MAPS
+  checks_path = run_dir / storage.CHECKS
+  run = Run(
+    folder=run_dir,
+    config=storage.read_json(run_dir / storage.CONFIG),
+    summary=storage.read_json(run_dir / storage.SUMMARY),
+    nats=storage.read_npz(run_dir / storage.NATS),
+    samples=storage.read_npz(samples_path) if samples_path.exists() else {},
+    metrics=storage.read_metrics(run_dir / storage.METRICS),
+    maps=storage.read_npz(maps_path) if maps_path.exists() else {},
+    checks=storage.read_json(checks_path) if checks_path.exists() else [],
+  )
+  _check(run)
+  return run
+
+
+def _check(run: Run):
+  lengths = {name: len(run.nats.get(name, ())) for name in ("index", "label", "nats")}
+  if len(set(lengths.values())) > 1:
+    raise UserError(
+      f"{run.folder / storage.NATS} lacks index, label or nats of some images; run the evaluate"
+      " stage again."
+    )
+  missing = [key for key in _REQUIRED if key not in run.summary]
+  if missing:
+    raise UserError(
+      f"{run.folder / storage.SUMMARY} lacks {', '.join(missing)}; run the evaluate stage again."
+    )
+  nce_nats = run.summary["nce_nats"]
+  # Room for a summary averaged in single precision.
+  if abs(run.nce.mean - nce_nats) > 1e-4 * max(1.0, abs(nce_nats)):
+    raise UserError(
+      f"{run.folder}: {storage.SUMMARY} says nce_nats={nce_nats:.6g}, the mean of {storage.NATS} is"
+      f" {run.nce.mean:.6g}; run the evaluate stage again."
+    )
+  if run.maps and not _maps_agree(run):
+    raise UserError(
+      f"{run.folder / storage.MAPS} belongs to another evaluation than {storage.NATS}; delete it"
+      " and run the evaluate stage again."
+    )
+
+
+def _maps_agree(run: Run) -> bool:
+  """Whether the pixels of every map add up to the image's nats, and those of the mean to theirs."""
+  nats_N = run.nats["nats"]
+  rows_n = rows_of(run.nats["index"], run.maps["index"])
+  sums_n = run.maps["nats"].sum((1, 2), dtype=np.float64)
+  close = {"rtol": 1e-4, "atol": 1e-4}
+  return np.allclose(sums_n, nats_N[rows_n], **close) and np.allclose(
+    run.maps["mean_nats"].sum(), nats_N.mean(), **close
+  )
+
+
+def rows_of(index_N: np.ndarray, wanted_n: np.ndarray) -> np.ndarray:
+  """Where each of `wanted_n` stands in `index_N`; any row for one that is not in it."""
+  order = np.argsort(index_N, kind="stable")
+  places = np.searchsorted(index_N, wanted_n, sorter=order)
+  return order[np.minimum(places, len(index_N) - 1)]
+
+
+def curve(metrics: Iterable[dict[str, Any]], stage: str, key: str) -> tuple[list, list]:
+  """(steps, values) of one quantity, in order of steps.
+
+  A resumed run repeats the steps since its last checkpoint; the later line is the one it went on
+  from.
+  """
+  value_at = {
+    record["step"]: record[key]
+    for record in metrics
+    if record.get("stage") == stage and record.get(key) is not None
+  }
+  steps = sorted(value_at)
+  return steps, [value_at[step] for step in steps]

@@ -1,0 +1,186 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from inversion_jax.fitting import training
+from inversion_jax.fitting.training import Recipe
+from inversion_jax.machine import placement
+from inversion_jax.machine.errors import UserError
+
+ROOT_KEY = jax.random.key(0)
+
+
+def quadratic(params, batch, key):
+  del key
+  return jnp.square(params["w"] - batch).mean(), {}
+
+
+def fit(recipe, *, loss_fn=quadratic, batch_fn=lambda step: 3.0, state=None, start_loss=100.0):
+  logged, validated = [], []
+  state = state or training.initial_state({"w": jnp.zeros(())}, recipe.optimizer())
+  step_fn = functools.partial(
+    training.train_step, loss_fn=loss_fn, recipe=recipe, root_key=ROOT_KEY
+  )
+  state = training.fit(
+    state,
+    step_fn=jax.jit(step_fn),
+    batch_fn=batch_fn,
+    recipe=recipe,
+    start_loss=start_loss,
+    milestones=(3,),
+    on_log=lambda step, values: logged.append((step, values)),
+    on_validate=lambda step, state: validated.append(step) or step >= 8,
+  )
+  return state, logged, validated
+
+
+RECIPE = Recipe(num_steps=10, learning_rate=0.1, log_every=2, validate_every=4, ema_decay=0.9)
+
+
+def test_a_step_is_adam_and_the_average_follows():
+  state, logged, _ = fit(Recipe(num_steps=2, learning_rate=0.1, ema_decay=0.9, decay="none"))
+  adam, params = optax.adam(0.1), jnp.zeros(())
+  opt_state, ema = adam.init(params), 0.0
+  for step in range(2):
+    updates, opt_state = adam.update(2 * (params - 3.0), opt_state)
+    params = params + updates
+    decay = min(0.9, (1 + step) / (10 + step))
+    ema = decay * ema + (1 - decay) * float(params)
+  assert float(state.params["w"]) == pytest.approx(float(params), rel=1e-6)
+  assert float(state.ema_params["w"]) == pytest.approx(ema, rel=1e-5)
+  step, values = logged[-1]
+  assert step == 2
+  assert values["grad_norm"] == pytest.approx(5.8, rel=1e-3)
+  assert values["learning_rate"] == pytest.approx(0.1)
+
+
+def test_the_loop_logs_validates_and_stops_when_told():
+  state, logged, validated = fit(RECIPE)
+  assert validated == [3, 4, 8]
+  assert [step for step, _ in logged] == [2, 3, 4, 6, 8]
+  assert int(state.step) == 8
+
+
+def test_decay_presets_leave_the_rate_that_their_source_says():
+  def left(decay):
+    return float(Recipe(learning_rate=1.0, decay=decay).rate_at(250_000))
+
+  assert left("paper") == pytest.approx(1.4e-11, rel=0.05)
+  assert left("openai") == pytest.approx(np.exp(-1.25), rel=1e-2)
+  assert left("none") == 1.0
+  assert left("cosine") == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("bad", "words"), [(jnp.nan, "loss is nan"), (1e4, "after 100 at the start")]
+)
+def test_a_loss_beyond_return_stops_with_a_sentence(bad, words):
+  with pytest.raises(UserError, match=f"diverged at step 6: .*{words}.*learning_rate"):
+    fit(RECIPE, batch_fn=lambda step: bad if step >= 4 else 3.0)
+
+
+def test_streams_of_keys_differ_by_name_and_step_and_repeat():
+  draws = {
+    (stream, step): float(jax.random.uniform(training.key_for(ROOT_KEY, stream, step)))
+    for stream in ("dropout", "sample")
+    for step in (0, 1)
+  }
+  assert len(set(draws.values())) == 4
+  again = training.key_for(ROOT_KEY, "sample", 1)
+  assert float(jax.random.uniform(again)) == draws["sample", 1]
+
+
+def test_the_dropout_key_is_a_function_of_the_step():
+  def noisy(params, batch, key):
+    return params["w"] * jax.random.normal(key), {}
+
+  straight, logged, _ = fit(RECIPE, loss_fn=noisy)
+  slopes = [values["grad_norm"] for _, values in logged]
+  assert len(set(slopes)) == len(slopes)
+  half, _, _ = fit(Recipe(**{**RECIPE.__dict__, "num_steps": 4}), loss_fn=noisy)
+  resumed, _, _ = fit(RECIPE, loss_fn=noisy, state=half)
+  jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+
+
+def weighted(params, batch, key):
+  """A loss that is a mean over the batch, and metrics that show what it was given."""
+  nats_B = jnp.square(batch["x"] @ params["w"] - batch["y"])
+  return nats_B.mean(), {"noise": jax.random.uniform(key), "first": batch["y"][0]}
+
+
+def steppable(num_microbatches, loss_fn=weighted):
+  recipe = Recipe(batch_size=12, num_microbatches=num_microbatches, learning_rate=0.1)
+  rng = np.random.default_rng(0)
+  batch = {"x": rng.normal(size=(12, 3)), "y": np.arange(12.0)}
+  batch = placement.put_batch(jax.tree.map(np.float32, batch))
+  state = training.initial_state({"w": jnp.ones(3)}, recipe.optimizer())
+  state = placement.put(state, placement.data_parallel()[1])
+  return training.Step(loss_fn, recipe, ROOT_KEY), state, batch
+
+
+def stepped(num_microbatches, loss_fn=weighted, num_steps=3):
+  step, state, batch = steppable(num_microbatches, loss_fn)
+  num_bytes = step.memory_bytes(state, batch)
+  for _ in range(num_steps):
+    state, metrics = step(state, batch)
+  return state, metrics, num_bytes
+
+
+def test_the_two_programs_of_a_step_take_the_step_of_one():
+  recipe = Recipe(batch_size=12, learning_rate=0.1)
+  batch = {"x": jnp.arange(36.0).reshape(12, 3) / 36, "y": jnp.arange(12.0)}
+  state = training.initial_state({"w": jnp.ones(3)}, recipe.optimizer())
+  settings = {"recipe": recipe, "root_key": ROOT_KEY}
+  expected = training.train_step(state, batch, loss_fn=weighted, **settings)
+  found = training.Step(weighted, **settings)(state, batch)
+  chex.assert_trees_all_close(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 2])
+def test_a_step_whose_memory_is_known_is_not_compiled_again(num_microbatches):
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+  )
+  step, state, batch = steppable(num_microbatches)
+  before = len(compiled)
+  step.memory_bytes(state, batch)
+  assert len(compiled) == before + 2
+  for _ in range(2):
+    state, _ = step(state, batch)
+  # Adding the parts up is one small program more.
+  assert len(compiled) == before + 2 + (num_microbatches > 1)
+
+
+@pytest.mark.parametrize("num_microbatches", [2, 4])
+def test_microbatches_take_the_step_of_the_whole_batch(num_microbatches):
+  whole, metrics, _ = stepped(1)
+  parts, metrics_of_parts, _ = stepped(num_microbatches)
+  chex.assert_trees_all_close(parts, whole, rtol=1e-5)
+  for name in ("train_nats_per_image", "grad_norm", "learning_rate"):
+    assert float(metrics_of_parts[name]) == pytest.approx(float(metrics[name]), rel=1e-5)
+  # The mean over parts of their first image: the parts are every n-th image, none twice.
+  assert float(metrics_of_parts["first"]) == (num_microbatches - 1) / 2
+
+
+def test_microbatches_have_dropout_masks_of_their_own():
+  _, metrics, _ = stepped(2, num_steps=1)
+  key = training.key_for(ROOT_KEY, "dropout", 0)
+  first, second = (float(jax.random.uniform(jax.random.fold_in(key, part))) for part in (0, 1))
+  assert first != second
+  assert float(metrics["noise"]) == pytest.approx((first + second) / 2)
+
+
+def test_microbatches_need_the_memory_of_one():
+  def wide(params, batch, key):
+    features = batch["x"]
+    for _ in range(4):
+      features = jnp.sin(jnp.tile(features, (1, 1000)) @ jnp.ones((3000, 3)) * params["w"])
+    return features.mean(), {}
+
+  assert stepped(4, wide)[2] < 0.5 * stepped(1, wide)[2]

@@ -1,0 +1,318 @@
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from inversion_jax.machine.errors import UserError
+from inversion_jax.models import layers, likelihoods, pixelcnn
+from inversion_jax.models.inverters import Inverter, amortised
+from inversion_jax.models.widening import apply_widened
+
+REPRESENTATIONS = {"none": None, "vector": (5,), "map": (3, 3, 4)}
+
+
+def tiny(num_channels=1, num_levels=5, z_shape=None, size=(8, 8), batch=16, **fields):
+  """A small inverter with random parameters, images and representations."""
+  likelihood = likelihoods.make(
+    "auto",
+    num_levels=num_levels,
+    num_channels=num_channels,
+    num_components=2,
+    min_log_scale=-7.0,
+  )
+  inverter = Inverter(likelihood, **{"num_filters": 4, "num_blocks": 1, **fields})
+  keys = jax.random.split(jax.random.key(0), 3)
+  images = jax.random.randint(keys[0], (batch, *size, num_channels), 0, num_levels)
+  z = None if z_shape is None else jax.random.normal(keys[1], (batch, *z_shape))
+  # Drawn in NumPy: compiling the real initialisation would take most of the tests' time.
+  shapes = jax.eval_shape(inverter.init, keys[2], images, z)["params"]
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda leaf: jnp.float32(rng.normal(0.0, 0.5, leaf.shape)), shapes)
+  return inverter, params, images, z
+
+
+def head_fn(inverter, params, z, size):
+  def head(levels):
+    contexts = inverter.apply({"params": params}, z, size, method="contexts")
+    return inverter.apply({"params": params}, levels, contexts, method="head")
+
+  return jax.jit(head)
+
+
+def causality(size, num_channels, z_shape, **fields):
+  """For every pixel: is its head the same when all from it on is replaced, or all before it?"""
+  batch = 50
+  inverter, params, images, z = tiny(
+    num_channels, z_shape=z_shape, size=(size, size), batch=batch, **fields
+  )
+  other = (images + 1 + jax.random.randint(jax.random.key(9), images.shape, 0, 3)) % 5
+  head = head_fn(inverter, params, z, (size, size))
+  expected = np.asarray(head(images))
+  number = np.arange(size * size).reshape(size, size, 1)
+  future_irrelevant, past_irrelevant = [], []
+  for start in range(0, size * size, batch):
+    # Each image of the batch stands for one pixel; its place in the batch is always the same.
+    pixels_B = np.minimum(np.arange(start, start + batch), size * size - 1)
+    is_past = number < pixels_B[:, None, None, None]
+    rows, columns = np.divmod(pixels_B, size)
+    at_pixel = (np.arange(batch), rows, columns)
+    for replaced, result in (
+      (jnp.where(is_past, images, other), future_irrelevant),
+      (jnp.where(is_past, other, images), past_irrelevant),
+    ):
+      result.extend((np.asarray(head(replaced))[at_pixel] == expected[at_pixel]).all(-1))
+  return np.array(future_irrelevant), np.array(past_irrelevant)
+
+
+@pytest.mark.parametrize("z_shape", REPRESENTATIONS.values(), ids=REPRESENTATIONS)
+@pytest.mark.parametrize(("size", "num_channels"), [(8, 3), (28, 1), (32, 3), (40, 1)])
+def test_every_head_depends_on_the_past_alone_and_on_the_past(size, num_channels, z_shape):
+  future_irrelevant, past_irrelevant = causality(size, num_channels, z_shape)
+  assert future_irrelevant.all()
+  # The first pixel has no past. Everywhere else there is a dependence on it.
+  assert past_irrelevant[0]
+  assert not past_irrelevant[1 : size * size].any()
+
+
+def test_the_causality_test_sees_a_leak_of_one_pixel(monkeypatch):
+  monkeypatch.setattr(pixelcnn, "shift_right", lambda x: x)
+  future_irrelevant, _ = causality(8, 1, None)
+  assert not future_irrelevant.any()
+
+
+def test_the_causality_test_sees_a_leak_on_the_way_up(monkeypatch):
+  def shifted(x, kernel):
+    return jnp.roll(layers.double_lower(x, kernel), -1, axis=2)
+
+  monkeypatch.setitem(layers.DOUBLINGS, "lower", shifted)
+  future_irrelevant, _ = causality(8, 1, None)
+  assert not future_irrelevant.all()
+
+
+@pytest.mark.parametrize("z_shape", REPRESENTATIONS.values(), ids=REPRESENTATIONS)
+@pytest.mark.parametrize("size", [(2, 2), (1, 4)])
+def test_all_images_together_have_probability_one(size, z_shape):
+  # The sizes are no multiples of 4: padded pixels must not enter.
+  inverter, params, _, z = tiny(num_levels=3, size=size, z_shape=z_shape)
+  images = jnp.array(list(itertools.product(range(3), repeat=4))).reshape(-1, *size, 1)
+  z = None if z is None else jnp.broadcast_to(z[:1], (len(images), *z.shape[1:]))
+  nats = inverter.apply({"params": params}, images, z).sum((1, 2))
+  assert jnp.exp(nats).sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_all_colour_images_together_have_probability_one():
+  inverter, params, _, _ = tiny(num_channels=3, num_levels=2, size=(1, 3))
+  images = jnp.array(list(itertools.product(range(2), repeat=9))).reshape(-1, 1, 3, 3)
+  nats = inverter.apply({"params": params}, images).sum((1, 2))
+  assert jnp.exp(nats).sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def first_pixel_sees(context, z_shape):
+  """Which cells of a map the head of the first pixel depends on."""
+  inverter, params, images, z = tiny(z_shape=z_shape, size=(16, 16), context=context)
+
+  def first(z):
+    contexts = inverter.apply({"params": params}, z, (16, 16), method="contexts")
+    return inverter.apply({"params": params}, images, contexts, method="head")[:, 0, 0].sum()
+
+  return np.abs(jax.jit(jax.grad(first))(z)).sum((0, 3)) > 0
+
+
+def test_the_encoder_shows_the_whole_map_to_the_first_pixel_and_the_projection_a_corner():
+  assert first_pixel_sees("encoder", (6, 6, 4)).all()
+  seen = first_pixel_sees("projection", (6, 6, 4))
+  assert seen[0, 0]
+  assert not seen[-1, -1]
+
+
+def test_a_vector_reaches_every_pixel():
+  inverter, params, images, z = tiny(z_shape=(5,))
+  expected = inverter.apply({"params": params}, images, z)
+  changed = inverter.apply({"params": params}, images, z + 1.0)
+  assert (expected != changed).all()
+
+
+def names_of(params):
+  return set(params["network"])
+
+
+def test_each_stream_has_one_more_block_on_the_way_up_but_at_the_coarsest_scale():
+  _, params, _, _ = tiny(num_blocks=3)
+  for stream in pixelcnn.STREAMS:
+    for scale, num_up in ((0, 4), (1, 4), (2, 3)):
+      for way, num in (("down", 3), ("up", num_up)):
+        blocks = [n for n in names_of(params) if n.startswith(f"{stream}_{way}{scale}_")]
+        assert len([n for n in blocks if n.endswith("conv1")]) == num
+  # On the way down the upper stream has no skip input; everything else has.
+  assert "upper_down0_0_skip" not in names_of(params)
+  assert {"upper_up0_0_skip", "lower_down0_0_skip"} <= names_of(params)
+
+
+def test_the_paper_size_has_the_parameters_of_the_reference():
+  # The removed Flax example has 46.8 million for CIFAR-10 (196 filters, 3 blocks). It omits the
+  # second concat-ELU of the 9 blocks of the upper stream that have no skip input, so that their
+  # conv2 (2x3, to 2 * 196 features) sees 196 features instead of 392.
+  missing = 9 * 6 * 196 * (2 * 196)
+  inverter = Inverter(likelihoods.LogisticMixture(), num_filters=196, num_blocks=3)
+  images = jnp.zeros((1, 32, 32, 3), jnp.int32)
+  shapes = jax.eval_shape(inverter.init, jax.random.key(0), images)
+  assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == pytest.approx(
+    46.8e6 + missing, rel=2e-3
+  )
+
+
+class Recorded(pixelcnn.Ops):
+  """Ops whose parts are simple enough to be written down."""
+
+  def conv(self, name, x, features, init_scale=1.0):
+    return jnp.tile(x, 4)[..., :features] * (2.0 if name.endswith("conv2") else 1.0)
+
+  def skip(self, name, sources, features):
+    return -layers.concat_elu(jnp.concatenate(sources, axis=-1))[..., :features]
+
+  def context(self, name, scale, features):
+    return jnp.arange(features, dtype=jnp.float32)
+
+  def dropout(self, x):
+    return 3.0 * x
+
+
+@pytest.mark.parametrize("has_skip", [False, True])
+def test_a_block_is_the_gated_residual_of_the_reference(has_skip):
+  x, skip = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 2))
+
+  def concat_elu(x):
+    elu = [np.where(sign * x > 0, sign * x, np.expm1(-np.abs(x))) for sign in (1, -1)]
+    return np.concatenate(elu, axis=-1)
+
+  y = concat_elu(np.asarray(x))[..., :2]
+  if has_skip:
+    y = y - concat_elu(np.asarray(skip))[..., :2]
+  # The second nonlinearity is there with and without a skip input; h comes after conv2.
+  y = 2.0 * 3.0 * concat_elu(y) + np.arange(4)
+  expected = np.asarray(x) + y[..., :2] / (1 + np.exp(-y[..., 2:]))
+  result = pixelcnn.gated_block(Recorded(), "block", 0, x, (skip,) if has_skip else ())
+  np.testing.assert_allclose(result, expected, rtol=1e-5)
+
+
+def test_padding_differs_from_mid_grey():
+  inverter, params, _, _ = tiny(num_levels=3, size=(4, 4))
+  grey = jnp.ones((1, 4, 4, 1), jnp.int32)
+  grads = jax.grad(lambda p: inverter.apply({"params": p}, grey, None, method="head").sum())(params)
+  # Mid-grey is zero, as padding is: the entries could not see the image's border in it.
+  assert np.abs(grads["network"]["upper_entry"]["direction"]).max() > 0
+
+
+def test_dropout_acts_in_training_alone_and_follows_its_key():
+  inverter, params, images, z = tiny(z_shape=(5,), dropout_rate=0.5, context_dropout_rate=0.2)
+
+  def nats(key, train=True):
+    rngs = {"dropout": jax.random.key(key)}
+    return inverter.apply({"params": params}, images, z, train=train, rngs=rngs)
+
+  np.testing.assert_array_equal(nats(0), nats(0))
+  assert not np.allclose(nats(0), nats(1))
+  np.testing.assert_array_equal(nats(0, train=False), nats(1, train=False))
+
+
+def test_bfloat16_activations_keep_float32_parameters_and_likelihood():
+  inverter, params, images, z = tiny(z_shape=(3, 3, 4), dtype=jnp.bfloat16)
+  nats = inverter.apply({"params": params}, images, z)
+  assert nats.dtype == jnp.float32
+  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+  reference = Inverter(inverter.likelihood, num_filters=4, num_blocks=1)
+  exact = reference.apply({"params": params}, images, z)
+  np.testing.assert_allclose(nats.sum((1, 2)), exact.sum((1, 2)), rtol=0.02)
+  assert not np.array_equal(nats, exact)
+
+
+def test_gradients_reach_every_parameter_and_are_finite():
+  inverter, params, images, z = tiny(3, z_shape=(3, 3, 4), context="encoder", num_levels=256)
+  grads = jax.jit(jax.grad(lambda p: inverter.apply({"params": p}, images, z).sum()))(params)
+  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+    assert np.isfinite(grad).all(), path
+    assert np.abs(grad).max() > 0, path
+
+
+def test_a_representation_of_a_wrong_shape_is_refused_in_a_sentence():
+  with pytest.raises(UserError, match=r"a vector \(B, Z\) or a map"):
+    tiny(z_shape=(3, 3))
+
+
+@pytest.mark.parametrize("kind", ["vector", "map"])
+def test_an_amortised_inverter_starts_as_the_unconditional_model(kind):
+  marginal, marginal_params, images, _ = tiny()
+  inverter, params, _, z = tiny(z_shape=REPRESENTATIONS[kind])
+  started = amortised(params, marginal_params)
+  assert jax.tree.structure(started) == jax.tree.structure(params)
+  expected = marginal.apply({"params": marginal_params}, images)
+  np.testing.assert_allclose(inverter.apply({"params": started}, images, z), expected, atol=1e-5)
+  # And h can come in: the gradient of its projections is not zero.
+  grads = jax.grad(lambda p: inverter.apply({"params": p}, images, z).sum())(started)
+  assert any(
+    float(jnp.abs(leaf).max()) > 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
+    if pixelcnn.CONTEXT in jax.tree_util.keystr(path)
+  )
+
+
+def test_only_a_network_of_the_same_shape_is_a_start():
+  _, marginal_params, _, _ = tiny(num_filters=6)
+  _, params, _, _ = tiny(z_shape=(5,))
+  with pytest.raises(UserError, match="start_from"):
+    amortised(params, marginal_params)
+
+
+def gradient_and_kept_bytes(remat):
+  """The gradient of the nats with dropout, and the size of what it takes from the forward pass."""
+  inverter, params, images, z = tiny(z_shape=(3,), num_scales=2, remat=remat)
+
+  def nats(params):
+    rngs = {"dropout": jax.random.key(1)}
+    return -inverter.apply({"params": params}, images, z, train=True, rngs=rngs).mean()
+
+  kept = jax.eval_shape(lambda params: jax.vjp(nats, params)[1], params)
+  return jax.jit(jax.grad(nats))(params), sum(leaf.size for leaf in jax.tree.leaves(kept))
+
+
+def test_rematerialisation_keeps_less_for_the_same_gradient():
+  expected, kept = gradient_and_kept_bytes("")
+  for remat, share in (("elementwise", 0.7), ("blocks", 0.4)):
+    gradient, kept_of_remat = gradient_and_kept_bytes(remat)
+    chex.assert_trees_all_close(gradient, expected, rtol=1e-4, atol=1e-6)
+    assert kept_of_remat < share * kept
+
+
+def test_an_unknown_rematerialisation_is_named():
+  with pytest.raises(UserError, match="remat='all' is not known"):
+    tiny(remat="all")
+
+
+@pytest.mark.parametrize(
+  ("representation", "fields"), [("none", {}), ("vector", {}), ("map", {"context": "encoder"})]
+)
+def test_wider_inside_is_the_same_function_with_the_same_gradient(representation, fields):
+  inverter, params, images, z = tiny(
+    num_channels=3,
+    num_levels=256,
+    z_shape=REPRESENTATIONS[representation],
+    num_filters=5,
+    num_scales=2,
+    **fields,
+  )
+
+  def nats(params, multiple):
+    return -apply_widened(inverter, params, images, z, multiple=multiple).sum((1, 2))
+
+  gradient = jax.jit(jax.value_and_grad(lambda *args: nats(*args).mean()), static_argnums=1)
+
+  # Small parameters: with large ones, a change of 1e-7 in them moves the gradient as far as this.
+  params = jax.tree.map(lambda leaf: 0.2 * leaf, params)
+
+  def assert_close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * abs(expected).max())
+
+  jax.tree.map(assert_close, gradient(params, 8), gradient(params, 1))

@@ -1,0 +1,164 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from inversion_jax.machine.errors import UserError
+from inversion_jax.models import likelihoods
+
+MEANS = (-1.3, -1.0, 0.0, 0.7, 1.2)
+LOG_SCALES = (-20.0, -7.0, -3.0, 0.0, 2.0, 15.0, 100.0)
+
+
+def level_nats(mean, log_scale, num_levels):
+  levels_L = jnp.arange(num_levels)
+  return likelihoods.logistic_log_prob(
+    levels_L, jnp.float32(mean), jnp.float32(log_scale), num_levels
+  )
+
+
+@pytest.mark.parametrize("num_levels", [2, 17, 256])
+@pytest.mark.parametrize("log_scale", LOG_SCALES)
+def test_masses_of_the_levels_sum_to_one(num_levels, log_scale):
+  for mean in MEANS:
+    total = jnp.exp(level_nats(mean, log_scale, num_levels)).sum()
+    assert total == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("log_scale", [-7.0, -3.0, 0.0, 2.0])
+@pytest.mark.parametrize("mean", MEANS)
+def test_masses_agree_with_a_float64_reference(mean, log_scale):
+  logistic = scipy.stats.logistic(np.float64(np.float32(mean)), np.exp(np.float64(log_scale)))
+  midpoints = (np.arange(255) + 0.5) / 127.5 - 1.0
+  lower, upper = np.r_[-np.inf, midpoints], np.r_[midpoints, np.inf]
+  # The upper tail is subtracted where the lower one would lose its digits.
+  from_below = logistic.logcdf(upper), logistic.logcdf(lower)
+  from_above = logistic.logsf(lower), logistic.logsf(upper)
+  big, small = np.where(midpoints.mean() + lower < mean, from_below, from_above)
+  with np.errstate(divide="ignore"):
+    expected = big + np.log1p(-np.exp(small - big))
+  np.testing.assert_allclose(level_nats(mean, log_scale, 256), expected, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("log_scale", LOG_SCALES)
+def test_gradients_are_finite_at_extreme_parameters(log_scale):
+  def total_nats(parameters):
+    return level_nats(*parameters, 256).sum()
+
+  for mean in MEANS:
+    assert np.isfinite(jax.grad(total_nats)(jnp.array([mean, log_scale]))).all()
+
+
+def test_the_floor_of_the_scale_costs_what_the_documentation_says():
+  nats = -level_nats(0.0 + 1 / 255, -7.0, 256)[128]
+  assert nats == pytest.approx(0.0271, abs=2e-4)
+
+
+def random_head(likelihood, seed, spread=1.0):
+  return spread * jax.random.normal(jax.random.key(seed), (likelihood.num_features,))
+
+
+def all_pixels(likelihood):
+  levels = range(likelihood.num_levels)
+  return jnp.array(list(itertools.product(levels, repeat=likelihood.num_channels)))
+
+
+LIKELIHOODS = {
+  "categorical": likelihoods.Categorical(num_levels=17),
+  "grey mixture": likelihoods.LogisticMixture(17, 1, 5),
+  "colour mixture": likelihoods.LogisticMixture(4, 3, 3),
+}
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_a_pixel_has_probability_one_in_all(name):
+  likelihood = LIKELIHOODS[name]
+  pixels_PC = all_pixels(likelihood)
+  for seed in range(5):
+    nats_P = likelihood.log_prob(random_head(likelihood, seed, 3.0)[None], pixels_PC)
+    assert jnp.exp(nats_P).sum() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_number_of_head_features_is_the_documented_one():
+  assert likelihoods.LogisticMixture(256, 1, 10).num_features == 30
+  assert likelihoods.LogisticMixture(256, 3, 10).num_features == 100
+  assert likelihoods.Categorical(256).num_features == 256
+
+
+def test_the_colour_mixture_is_a_mixture_of_products_with_shifted_means():
+  # Written again in float64 from section 2.2 of Salimans et al. (2017), component by component.
+  likelihood = LIKELIHOODS["colour mixture"]
+  head = np.asarray(random_head(likelihood, 3), np.float64).reshape(-1, 3)
+  logits, means, scales = head[0], head[1:4], np.exp(np.maximum(head[4:7], -7.0))
+  coefficients = np.tanh(head[7:])
+  weights = np.exp(logits) / np.exp(logits).sum()
+  for pixel in ((0, 0, 0), (3, 1, 2), (2, 3, 0)):
+    unit = np.array(pixel) * 2 / 3 - 1
+    expected = 0.0
+    for k in range(3):
+      shifted = means[:, k] + np.array(
+        [
+          0.0,
+          coefficients[0, k] * unit[0],
+          coefficients[1, k] * unit[0] + coefficients[2, k] * unit[1],
+        ]
+      )
+      low = np.where(np.array(pixel) == 0, -np.inf, unit - 1 / 3)
+      high = np.where(np.array(pixel) == 3, np.inf, unit + 1 / 3)
+      mass = scipy.stats.logistic.cdf(high, shifted, scales[:, k])
+      mass -= scipy.stats.logistic.cdf(low, shifted, scales[:, k])
+      expected += weights[k] * mass.prod()
+    nats = likelihood.log_prob(jnp.asarray(head.reshape(-1), jnp.float32), jnp.array(pixel))
+    assert np.exp(nats) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_draws_have_the_probabilities(name):
+  likelihood, num_draws = LIKELIHOODS[name], 40_000
+  head = random_head(likelihood, 1)
+  noise = jax.vmap(likelihood.noise)(jax.random.split(jax.random.key(0), num_draws))
+  draws_NC = np.asarray(likelihood.draw(jnp.broadcast_to(head, (num_draws, len(head))), noise))
+  pixels_PC = np.asarray(all_pixels(likelihood))
+  place = likelihood.num_levels ** np.arange(likelihood.num_channels)[::-1]
+  counts_P = np.bincount(draws_NC @ place, minlength=len(pixels_PC))
+  expected_P = num_draws * np.exp(likelihood.log_prob(head[None], jnp.asarray(pixels_PC)))
+  likely = expected_P > 5
+  chi_squared = np.square(counts_P - expected_P)[likely] / expected_P[likely]
+  # Seeded; the 0.999 quantile of the law that the statistic has if the draws are right.
+  assert chi_squared.sum() < scipy.stats.chi2.ppf(0.999, likely.sum() - 1)
+
+
+def test_a_colour_depends_on_the_rounded_colours_before_it_alone():
+  likelihood = likelihoods.LogisticMixture(256, 3, 2)
+  head, noise = random_head(likelihood, 2), likelihood.noise(jax.random.key(1))
+  pixel = likelihood.draw(head, noise)
+  for channel in range(3):
+    changed = {**noise, "colour_C": noise["colour_C"].at[channel].add(7.0)}
+    other = likelihood.draw(head, changed)
+    np.testing.assert_array_equal(other[:channel], pixel[:channel])
+    assert other[channel] != pixel[channel]
+  # A nudge that leaves red's level as it is leaves green and blue exactly as they are.
+  nudged = {**noise, "colour_C": noise["colour_C"].at[0].add(1e-4)}
+  np.testing.assert_array_equal(likelihood.draw(head, nudged), pixel)
+
+
+def test_levels_survive_the_way_to_unit_and_back():
+  for num_levels in (2, 17, 256):
+    levels = jnp.arange(num_levels)
+    unit = likelihoods.to_unit(levels, num_levels)
+    assert (unit[0], unit[-1]) == (-1.0, pytest.approx(1.0))
+    np.testing.assert_array_equal(likelihoods.to_levels(unit, num_levels), levels)
+
+
+def test_what_no_likelihood_is_made_for_is_said_in_a_sentence():
+  options = {"num_levels": 256, "num_components": 2, "min_log_scale": -7.0}
+  with pytest.raises(UserError, match="one channel, not 3"):
+    likelihoods.make("categorical", num_channels=3, **options)
+  with pytest.raises(UserError, match="1 or 3 channels, not 2"):
+    likelihoods.make("logistic_mixture", num_channels=2, **options)
+  with pytest.raises(UserError, match="'gaussian' is not known"):
+    likelihoods.make("gaussian", num_channels=1, **options)
+  assert likelihoods.make("auto", num_channels=1, **options) == likelihoods.Categorical(256)
