@@ -18,7 +18,7 @@ from inversion_jax import information
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError, as_sentences
 from inversion_jax.report import figures
-from inversion_jax.report.files import Run, curve, read_run
+from inversion_jax.report.files import RunFiles, curve, read_run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "wall_time.png", "The figure; its numbers lie beside it as CSV.")
@@ -51,7 +51,7 @@ def main(argv):
   print(json.dumps(ends))
 
 
-def _curve(run: Run) -> Curve:
+def _curve(run: RunFiles) -> Curve:
   """(hours, validation bits/dim) of the inverter, without the untrained model."""
   # Only validations tell their seconds.
   steps, seconds = curve(run.metrics, "inverter", "seconds")
@@ -69,7 +69,7 @@ def _curve(run: Run) -> Curve:
   return points
 
 
-def _figure(runs: list[Run], curves: list[Curve]) -> Figure:
+def _figure(runs: list[RunFiles], curves: list[Curve]) -> Figure:
   with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(0.66 * figures.WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()

@@ -11,7 +11,7 @@ from inversion_jax.machine import storage
 from inversion_jax.report import figures
 from inversion_jax.report.files import read_run
 from inversion_jax.report.pairs import _cells
-from inversion_jax.report.rows import compare as side_by_side
+from inversion_jax.report.rows import side_by_side
 
 NUM_IMAGES = 320
 LAYERS = {"conv1": 20.0, "conv2": 30.0, "fc3": 50.0}
@@ -139,12 +139,20 @@ def test_seeds_are_one_row_with_their_spread_in_its_error(tmp_path):
   assert "(3 seeds)" in (tmp_path / "comparison" / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("change", ["setting", "seed twice"])
-def test_only_runs_that_differ_in_nothing_but_the_seed_are_one_row(change, tmp_path):
-  second = {"dtype": "bfloat16", "seed": 1} if change == "setting" else {"seed": 0}
+@pytest.mark.parametrize(
+  "second",
+  [
+    {"seed": 1, "dtype": "bfloat16"},
+    {"seed": 1, "inverter": {"network": {"num_filters": 32}}},
+    {"seed": 0},
+  ],
+  ids=["precision", "filters", "seed twice"],
+)
+def test_only_runs_that_differ_in_nothing_but_the_seed_are_one_row(second, tmp_path):
+  first = {"dtype": "float32", "inverter": {"network": {"num_filters": 64}}}
   runs = [
-    fake_run(tmp_path / "a", "conv2", 30.0, dtype="float32"),
-    fake_run(tmp_path / "b", "conv2", 31.0, **({"dtype": "float32"} | second)),
+    fake_run(tmp_path / "a", "conv2", 30.0, **first),
+    fake_run(tmp_path / "b", "conv2", 31.0, **first | second),
   ]
   assert run_compare(*runs) == 0
   rows = storage.read_json(tmp_path / "comparison" / "comparison.json")
@@ -153,14 +161,27 @@ def test_only_runs_that_differ_in_nothing_but_the_seed_are_one_row(change, tmp_p
   assert (pairs[0]["a"], pairs[0]["b"]) == ("conv2 (a)", "conv2 (b)")
 
 
-def test_how_a_model_is_looked_at_does_not_set_its_seeds_apart(tmp_path):
+def test_what_the_inverter_does_not_learn_from_does_not_set_its_seeds_apart(tmp_path):
   runs = [
-    fake_run(tmp_path / str(seed), "conv2", 30.0, seed, evaluate={"num_maps": seed})
+    fake_run(
+      tmp_path / f"{layer}_{seed}",
+      layer,
+      30.0,
+      seed,
+      data={"name": "digits", "dir": f"{layer}/{seed}"},
+      decoder={"num_steps": seed},
+      evaluate={"num_maps": seed},
+      brackets={"bits": [seed]},
+      neighbours={"num_many": seed},
+    )
+    for layer in ("conv2", "fc3")
     for seed in range(2)
   ]
   assert run_compare(*runs) == 0
-  (row,) = storage.read_json(tmp_path / "comparison" / "comparison.json")
-  assert row["num_seeds"] == 2
+  rows = storage.read_json(tmp_path / "comparison" / "comparison.json")
+  assert [row["num_seeds"] for row in rows] == [2, 2]
+  # Nor do the folders of the images make two networks of one.
+  assert None not in [row["nce_envelope_nats"] for row in rows]
 
 
 def test_a_single_seed_against_several_is_said(tmp_path):

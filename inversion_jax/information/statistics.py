@@ -2,12 +2,12 @@
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import special
+from scipy import optimize, special
 
 from inversion_jax.machine.errors import UserError
 
@@ -31,6 +31,19 @@ class Estimate(NamedTuple):
   seed_error: float = 0.0
   seed_degrees_of_freedom: float = math.inf
 
+  @classmethod
+  def read(cls, record: Mapping[str, Any], name: str, error_name: str | None = None) -> "Estimate":
+    """What `fields` wrote into a record of a file; an error that is null there counts as 0.
+
+    `num` is 0, as files do not tell it, and the error is not split into seeds and images.
+    """
+    standard_error = record[error_name or f"{name}_standard_error"]
+    return cls(record[name], standard_error or 0.0, 0)
+
+  def fields(self, name: str, error_name: str | None = None) -> dict[str, float]:
+    """The mean as `name` and the error as `error_name`, by default `name`_standard_error."""
+    return {name: self.mean, error_name or f"{name}_standard_error": self.standard_error}
+
   def interval(self, level: float = LEVEL) -> tuple[float, float]:
     """The central interval, by the normal law: meant for dozens of independent rows or more.
 
@@ -43,14 +56,16 @@ class Estimate(NamedTuple):
   @property
   def p_value(self) -> float:
     """One minus the level of the interval that ends at zero; never below 1e-30."""
-    low, high = math.log(_SMALLEST_P_VALUE), 0.0
     if self.mean == 0:
       return 1.0
-    for _ in range(60):
-      middle = (low + high) / 2
-      inside = self._reach(math.exp(middle) / 2) >= abs(self.mean)
-      low, high = (middle, high) if inside else (low, middle)
-    return math.exp(high)
+
+    def reach_beyond_zero(log_p_value):
+      return self._reach(math.exp(log_p_value) / 2) - abs(self.mean)
+
+    smallest = math.log(_SMALLEST_P_VALUE)
+    if reach_beyond_zero(smallest) < 0:
+      return _SMALLEST_P_VALUE
+    return math.exp(optimize.brentq(reach_beyond_zero, smallest, 0.0))
 
   def _reach(self, tail: float) -> float:
     seed_reach = float(special.stdtrit(self.seed_degrees_of_freedom, tail)) * self.seed_error
@@ -188,13 +203,12 @@ class Difference(NamedTuple):
   def reversed(self) -> "Difference":
     """mean(row `second`) - mean(row `first`)."""
     low, high = self.simultaneous_interval
-    return Difference(
-      self.second,
-      self.first,
-      self.estimate._replace(mean=-self.estimate.mean),
-      (-high, -low),
-      self.adjusted_p_value,
-      {"higher": "lower", "lower": "higher"}.get(self.verdict, self.verdict),
+    return self._replace(
+      first=self.second,
+      second=self.first,
+      estimate=self.estimate._replace(mean=-self.estimate.mean),
+      simultaneous_interval=(-high, -low),
+      verdict={"higher": "lower", "lower": "higher"}.get(self.verdict, self.verdict),
     )
 
 

@@ -16,7 +16,7 @@ from inversion_jax.machine import storage
 from inversion_jax.paper import plans
 from inversion_jax.paper.plans import Planned, Scale
 from inversion_jax.report import figures, pictures
-from inversion_jax.report.files import Run, read_run, rows_of
+from inversion_jax.report.files import RunFiles, read_run, rows_of
 
 _MAX_ROWS = 8
 
@@ -99,8 +99,7 @@ def figure_4(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
         run,
         kind,
         test_accuracy=run.summary["classifier_test_accuracy"],
-        centroid_variance_pixels2=scatter.mean,
-        centroid_variance_standard_error=scatter.standard_error,
+        **scatter.fields("centroid_variance_pixels2", "centroid_variance_standard_error"),
       )
     )
   _stack(parts, output / "figure_4.png")
@@ -137,14 +136,7 @@ def figure_5a(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None
       errors = [(run.nce.interval()[1] - run.nce.mean) / size for run in runs]
       axes.errorbar(plans.LAYERS, means, errors, marker="o", capsize=3, label=dataset)
       for place, run in enumerate(runs):
-        below = {}
-        if place:
-          difference = _paired(run, runs[place - 1])
-          below = {
-            "minus_layer_before_nats": difference.mean,
-            "minus_layer_before_low": difference.interval()[0],
-            "minus_layer_before_high": difference.interval()[1],
-          }
+        below = _gain("minus_layer_before", run, runs[place - 1]) if place else {}
         rows.append(_numbers(run, dataset, relative_to_conv1=means[place], **below))
     axes.set(title="Figure 5a", ylabel="NCE / |NCE of conv1|")
     axes.legend()
@@ -168,9 +160,7 @@ def figure_5b(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None
     }
     differences = {}
     for name, over in compared.items():
-      difference = _paired(run, over)
-      low, high = difference.interval()
-      differences |= {f"{name}_nats": difference.mean, f"{name}_low": low, f"{name}_high": high}
+      differences |= _gain(name, run, over)
     rows.append(_numbers(run, regime, classifier_updates=step, **differences))
   figures.save(_dynamics_figure(runs, scale), output / "figure_5b.png")
   _write_csv(output / "figure_5b.csv", rows)
@@ -189,7 +179,7 @@ def _dynamics_figure(runs, scale):
       for regime, color in (("regular", figures.BLUE), ("overfitted", figures.RED)):
         of_regime = [runs[regime, layer, step] for step in scale.snapshots]
         means = [run.nce.mean for run in of_regime]
-        changes = [_paired(run, runs[regime, layer, first]) for run in of_regime]
+        changes = [run.gain_over(runs[regime, layer, first]) for run in of_regime]
         errors = [change.interval()[1] - change.mean for change in changes]
         places = range(len(scale.snapshots))
         axes.errorbar(places, means, errors, marker="o", capsize=3, color=color, label=regime)
@@ -202,12 +192,14 @@ def _dynamics_figure(runs, scale):
   return figure
 
 
-def _paired(run: Run, over: Run) -> information.Estimate:
-  """NCE of `run` minus NCE of `over`, image by image."""
-  return information.paired_difference(over.nats["nats"], run.nats["nats"], run.sources)
+def _gain(name: str, run: RunFiles, over: RunFiles) -> dict[str, float]:
+  """Three cells of a row: NCE of `run` minus NCE of `over` and its 95% interval."""
+  gain = run.gain_over(over)
+  low, high = gain.interval()
+  return {f"{name}_nats": gain.mean, f"{name}_low": low, f"{name}_high": high}
 
 
-def _numbers(run: Run, group: str, **further: Any) -> dict[str, Any]:
+def _numbers(run: RunFiles, group: str, **further: Any) -> dict[str, Any]:
   low, high = run.nce.interval()
   return {
     "group": group,

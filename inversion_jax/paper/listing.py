@@ -60,7 +60,7 @@ def _size(name, layer, classifier_network, likelihood, network):
     layers, _ = jax.eval_shape(classifier.init_with_output, jax.random.key(0), images)
     z = layers[layer]
   likelihood = likelihoods.make(
-    **likelihood.to_dict(), num_levels=num_levels, num_channels=image_shape[-1]
+    **likelihood.to_dict(), num_levels=num_levels, num_colours=image_shape[-1]
   )
   inverter = Inverter(likelihood, **network.to_dict())
   variables = jax.eval_shape(inverter.init, jax.random.key(0), images, z)

@@ -72,11 +72,28 @@ def _miniature(config: ConfigDict):
 
 SCALES = {
   "paper": Scale(
-    ("mnist", "svhn", "cifar10"),
-    *("mnist", 1024, (0, 100, 1_000, 10_000, 100_000), 25_000),
+    datasets=("mnist", "svhn", "cifar10"),
+    single="mnist",
+    num_many=1024,
+    snapshots=(0, 100, 1_000, 10_000, 100_000),
+    amortised_steps=25_000,
   ),
-  "miniature": Scale(("digits",), "digits", 1024, (0, 20, 100, 500), 200, adapt=_miniature),
-  "smoke": Scale(("digits",), "digits", 8, (0, 3), 2, variant="smoke"),
+  "miniature": Scale(
+    datasets=("digits",),
+    single="digits",
+    num_many=1024,
+    snapshots=(0, 20, 100, 500),
+    amortised_steps=200,
+    adapt=_miniature,
+  ),
+  "smoke": Scale(
+    datasets=("digits",),
+    single="digits",
+    num_many=8,
+    snapshots=(0, 3),
+    amortised_steps=2,
+    variant="smoke",
+  ),
 }
 
 

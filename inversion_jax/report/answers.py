@@ -4,11 +4,11 @@ from typing import Any
 
 from inversion_jax import information
 from inversion_jax.report import page
-from inversion_jax.report.files import Run
+from inversion_jax.report.files import RunFiles
 from inversion_jax.report.page import Html, element, number
 
 
-def section(run: Run) -> Html:
+def section(run: RunFiles) -> Html:
   """The part of the page about checks; nothing before that stage has run."""
   if not run.checks:
     return Html("")
@@ -16,7 +16,7 @@ def section(run: Run) -> Html:
   header = ("check", "", "what must hold", "difference, nats", "95% interval", "admitted")
   cells = []
   for check in run.checks:
-    difference = information.Estimate(check["difference_nats"], check["standard_error"], 0)
+    difference = information.Estimate.read(check, "difference_nats", "standard_error")
     cells.append(
       (
         check["check"],

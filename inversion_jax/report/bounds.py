@@ -69,7 +69,9 @@ def _draw(axes, title, rows):
       label=f"{method} ({kind})",
       linewidth=1.8 if method == "inverter" else 0.9,
       linestyle="-" if kind in COLORS else ":",
-      **{"marker": marker, "markersize": 6 if method == "inverter" else 4.5, "elinewidth": 0.9},
+      marker=marker,
+      markersize=6 if method == "inverter" else 4.5,
+      elinewidth=0.9,
     )
   truths = {row[unit]: row["truth_nats"] for row in rows if "truth_nats" in row}
   if truths:
@@ -125,4 +127,4 @@ def _cells(row):
 
 
 def _estimate(row):
-  return information.Estimate(row["nats"], row["standard_error"] or 0.0, 0)
+  return information.Estimate.read(row, "nats", "standard_error")

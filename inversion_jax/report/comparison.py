@@ -13,16 +13,16 @@ import numpy as np
 from inversion_jax import information
 from inversion_jax.machine import storage
 from inversion_jax.report import figures, gains, page, pairs, pictures
-from inversion_jax.report.files import Run, read_run
+from inversion_jax.report.files import RunFiles, read_run
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.rows import (
-  Comparison,
-  compare,
+  SideBySide,
   comparison_rows,
   exceptions,
   information_estimate,
   is_one_network,
   marginal_place,
+  side_by_side,
 )
 
 JSON = "comparison.json"
@@ -47,7 +47,7 @@ def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path])
   Raises:
     UserError: a run lacks its results, or the runs were evaluated on different test images.
   """
-  comparison = compare([read_run(run_dir) for run_dir in run_dirs])
+  comparison = side_by_side([read_run(run_dir) for run_dir in run_dirs])
   rows = comparison_rows(comparison, parent_dir)
   storage.write_json(parent_dir / JSON, rows)
   storage.write_csv(parent_dir / CSV, rows[0], (row.values() for row in rows))
@@ -70,7 +70,7 @@ def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path])
   storage.write_text(parent_dir / storage.REPORT, page.page(title, kicker, *parts))
 
 
-def _opening(comparison: Comparison) -> Html:
+def _opening(comparison: SideBySide) -> Html:
   run = comparison.runs[0]
   return element(
     "p",
@@ -80,7 +80,7 @@ def _opening(comparison: Comparison) -> Html:
   )
 
 
-def _main_table(comparison: Comparison, rows: Sequence[dict], parent_dir: pathlib.Path) -> Html:
+def _main_table(comparison: SideBySide, rows: Sequence[dict], parent_dir: pathlib.Path) -> Html:
   header = [
     "layer",
     "NCE, nats per image",
@@ -112,7 +112,7 @@ def _main_table(comparison: Comparison, rows: Sequence[dict], parent_dir: pathli
   return Html(page.table(header, cells) + element("p", legend, class_="legend"))
 
 
-def _linked(run: Run, name: str, parent_dir: pathlib.Path) -> Any:
+def _linked(run: RunFiles, name: str, parent_dir: pathlib.Path) -> Any:
   if not (run.folder / storage.REPORT).exists():
     return name
   target = os.path.relpath(run.folder / storage.REPORT, parent_dir).replace(os.sep, "/")
@@ -122,14 +122,14 @@ def _linked(run: Run, name: str, parent_dir: pathlib.Path) -> Any:
 def _estimate(row: dict[str, Any], key: str) -> str:
   if row[key] is None:
     return _DASH
-  return page.with_error(information.Estimate(row[key], row[f"{key}_standard_error"], 0))
+  return page.with_error(information.Estimate.read(row, key))
 
 
 def _maybe(value: float | int | None, decimals: int) -> str:
   return _DASH if value is None else number(value, decimals)
 
 
-def _order(comparison: Comparison) -> Html:
+def _order(comparison: SideBySide) -> Html:
   """What the order of the layers says, and whether any loses to p(x)."""
   layers = comparison.layers
   paragraphs = []
@@ -159,13 +159,13 @@ def _order(comparison: Comparison) -> Html:
   return element("div", *paragraphs, class_="note warning" if found or losers else "note")
 
 
-def _loses_to_marginal(place: int, comparison: Comparison) -> bool:
+def _loses_to_marginal(place: int, comparison: SideBySide) -> bool:
   return bool(comparison.unconditional) and (
     comparison.difference(place, marginal_place(comparison)).verdict == "lower"
   )
 
 
-def _order_words(comparison: Comparison, found) -> list[Any]:
+def _order_words(comparison: SideBySide, found) -> list[Any]:
   layers = comparison.layers
   order = f"Expected order {' > '.join(run.layer for run in layers)}: "
   if found:
@@ -193,7 +193,7 @@ def _order_words(comparison: Comparison, found) -> list[Any]:
   return [element("strong", f"{order}holds. "), "Every step is resolved at 95%."]
 
 
-def _honest_words(comparison: Comparison) -> Html:
+def _honest_words(comparison: SideBySide) -> Html:
   bound = element(
     "p",
     element("strong", "Usable information (lower bound). "),
@@ -213,7 +213,7 @@ def _honest_words(comparison: Comparison) -> Html:
   return element("div", bound, element("p", spread), class_="note")
 
 
-def _error_covers(comparison: Comparison) -> str:
+def _error_covers(comparison: SideBySide) -> str:
   """What the errors of all rows include, in words."""
   several = [len(row.runs) > 1 for row in comparison.rows]
   if all(several):
@@ -223,7 +223,7 @@ def _error_covers(comparison: Comparison) -> str:
   return "test images, not the seed of the training"
 
 
-def _absolute(comparison: Comparison) -> Html:
+def _absolute(comparison: SideBySide) -> Html:
   """H(x) and I(x; h) in nats, as the estimates that they are."""
   if not comparison.unconditional or not comparison.layers:
     return Html("")
@@ -248,7 +248,7 @@ def _absolute(comparison: Comparison) -> Html:
   )
 
 
-def _samples(comparison: Comparison, parent_dir: pathlib.Path) -> Html:
+def _samples(comparison: SideBySide, parent_dir: pathlib.Path) -> Html:
   heading = "One image, seen by each layer"
   drawn = [
     (run, name) for run, name in zip(comparison.runs, comparison.names, strict=True) if run.samples
@@ -270,7 +270,7 @@ def _samples(comparison: Comparison, parent_dir: pathlib.Path) -> Html:
   return page.section(heading, page.picture(path, alt, caption))
 
 
-def _common_images(runs: Sequence[Run]) -> np.ndarray:
+def _common_images(runs: Sequence[RunFiles]) -> np.ndarray:
   """Indices of test images that every run has samples of, in the order of the first run."""
   if not runs:
     return np.zeros(0, np.int64)
@@ -280,7 +280,7 @@ def _common_images(runs: Sequence[Run]) -> np.ndarray:
 
 
 def _sample_columns(
-  drawn: Sequence[tuple[Run, str]], common: np.ndarray
+  drawn: Sequence[tuple[RunFiles, str]], common: np.ndarray
 ) -> tuple[list[pictures.Column], list[str]]:
   rows_of = [
     [int(np.flatnonzero(run.samples["index"] == index)[0]) for index in common] for run, _ in drawn
@@ -298,7 +298,7 @@ def _sample_columns(
   return columns, pictures.row_names(first["index"][first_rows], first["label"][first_rows])
 
 
-def _nce_figure(comparison: Comparison, rows: Sequence[dict], parent_dir: pathlib.Path) -> Html:
+def _nce_figure(comparison: SideBySide, rows: Sequence[dict], parent_dir: pathlib.Path) -> Html:
   path = parent_dir / storage.FIGURES / "nce.png"
   relative = [row["nce_relative_to_conv1"] for row in rows]
   estimates = [row.nce for row in comparison.rows]
@@ -310,7 +310,7 @@ def _nce_figure(comparison: Comparison, rows: Sequence[dict], parent_dir: pathli
   return page.section("Layer by layer", page.picture(path, "NCE of each layer", caption))
 
 
-def _other_numbers(comparison: Comparison, rows: Sequence[dict]) -> Html:
+def _other_numbers(comparison: SideBySide, rows: Sequence[dict]) -> Html:
   header = (
     "layer",
     "envelope, nats per image",

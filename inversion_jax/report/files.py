@@ -1,7 +1,9 @@
 """What a report knows of a run: the files of its folder, read and checked."""
 
+import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +13,24 @@ from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 
 UNCONDITIONAL = "none"  # `layer` in summary.json of the model p(x), which sees no representation
+
+# Patterns of fields that do not change what the inverter learns: places, ways to compute the same,
+# and what is done beside it or afterwards. Another seed is another draw of the same model.
+NOT_THE_MODEL = (
+  "seed",
+  "data.dir",
+  "data.num_test",
+  "*.log_every",
+  "*.num_microbatches",
+  "inverter.filter_multiple",
+  "inverter.network.remat",
+  "decoder.*",
+  "gan.*",
+  "evaluate.*",
+  "sample.*",
+  "neighbours.*",
+  "brackets.*",
+)
 
 _REQUIRED = (
   "dataset",
@@ -23,7 +43,7 @@ _REQUIRED = (
 )
 
 
-class Run(NamedTuple):
+class RunFiles(NamedTuple):
   """The files of one run folder; all rows are test images, every image once."""
 
   folder: pathlib.Path
@@ -61,14 +81,18 @@ class Run(NamedTuple):
     """The negative cross entropy in nats per image."""
     return information.mean_with_error(-self.nats["nats"], self.sources)
 
+  def gain_over(self, other: "RunFiles") -> information.Estimate:
+    """NCE of this run minus NCE of `other`, in nats per image, paired image by image."""
+    return information.paired_difference(other.nats["nats"], self.nats["nats"], self.sources)
+
 
 class Replicates(NamedTuple):
-  """Runs that differ in nothing but their seed: one row of a comparison, usually of one run."""
+  """Runs of one model with different seeds: one row of a comparison, usually of one run."""
 
-  runs: tuple[Run, ...]
+  runs: tuple[RunFiles, ...]
 
   @property
-  def first(self) -> Run:
+  def first(self) -> RunFiles:
     """The run that stands for the others where they agree."""
     return self.runs[0]
 
@@ -100,7 +124,35 @@ class Replicates(NamedTuple):
     return values[0] if len(set(values)) == 1 else sum(values) / len(values)
 
 
-def read_run(run_dir: pathlib.Path) -> Run:
+def settings(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+  """All fields of a nested configuration under the dotted names that the command line takes."""
+  fields = []
+  for name, value in config.items():
+    if isinstance(value, Mapping):
+      fields += settings(value, f"{prefix}{name}.")
+    else:
+      fields.append((prefix + name, value))
+  return fields
+
+
+def model_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields that decide, with the seed, what the inverter learns, under their dotted names.
+
+  What is off (0, "" or empty) is left out: a run older than a field does not have it.
+  """
+  return {
+    name: value
+    for name, value in settings(config)
+    if value not in (0, "", []) and not any(fnmatchcase(name, field) for field in NOT_THE_MODEL)
+  }
+
+
+def same_model_key(config: Mapping[str, Any]) -> str:
+  """Equal for configurations of one model, whose runs differ in nothing but their seed."""
+  return json.dumps(model_settings(config), sort_keys=True)
+
+
+def read_run(run_dir: pathlib.Path) -> RunFiles:
   """Reads a run folder that has been evaluated.
 
   Raises:
@@ -108,7 +160,7 @@ def read_run(run_dir: pathlib.Path) -> Run:
   """
   samples_path, maps_path = run_dir / storage.SAMPLES, run_dir / storage.MAPS
   checks_path = run_dir / storage.CHECKS
-  run = Run(
+  run = RunFiles(
     folder=run_dir,
     config=storage.read_json(run_dir / storage.CONFIG),
     summary=storage.read_json(run_dir / storage.SUMMARY),
@@ -122,7 +174,7 @@ def read_run(run_dir: pathlib.Path) -> Run:
   return run
 
 
-def _check(run: Run):
+def _check(run: RunFiles):
   lengths = {name: len(run.nats.get(name, ())) for name in ("index", "label", "nats")}
   if len(set(lengths.values())) > 1:
     raise UserError(
@@ -148,7 +200,7 @@ def _check(run: Run):
     )
 
 
-def _maps_agree(run: Run) -> bool:
+def _maps_agree(run: RunFiles) -> bool:
   """Whether the pixels of every map add up to the image's nats, and those of the mean to theirs."""
   nats_N = run.nats["nats"]
   rows_n = rows_of(run.nats["index"], run.maps["index"])

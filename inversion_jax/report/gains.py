@@ -12,7 +12,7 @@ from inversion_jax.report import figures, gain_figures, page
 from inversion_jax.report.files import Replicates, rows_of
 from inversion_jax.report.gain_figures import Shown
 from inversion_jax.report.page import Html, element, number
-from inversion_jax.report.rows import Comparison, information_estimate, marginal_place
+from inversion_jax.report.rows import SideBySide, information_estimate, marginal_place
 
 CSV = "pointwise.csv"
 _NUM_EXAMPLES, _NUM_EXTREMES = 10, 6
@@ -32,7 +32,7 @@ class Maps(NamedTuple):
   rows_n: np.ndarray
 
 
-def pointwise_nats(comparison: Comparison) -> Float[np.ndarray, "L N"]:
+def pointwise_nats(comparison: SideBySide) -> Float[np.ndarray, "L N"]:
   """log p(x | h) - log p(x) of every test image under each layer, in nats, averaged over seeds.
 
   Its mean over images is the gain of the comparison's table. Needs an unconditional run.
@@ -41,7 +41,7 @@ def pointwise_nats(comparison: Comparison) -> Float[np.ndarray, "L N"]:
   return np.stack([layer.nce_by_seed.mean(0) - marginal_N for layer in comparison.layers])
 
 
-def write_pointwise(comparison: Comparison, parent_dir: pathlib.Path) -> None:
+def write_pointwise(comparison: SideBySide, parent_dir: pathlib.Path) -> None:
   """Writes `pointwise.csv`, one line a test image; nothing without an unconditional run."""
   if not _has_gains(comparison):
     return
@@ -55,7 +55,7 @@ def write_pointwise(comparison: Comparison, parent_dir: pathlib.Path) -> None:
   storage.write_csv(parent_dir / CSV, header, rows)
 
 
-def section(comparison: Comparison, parent_dir: pathlib.Path) -> Html:
+def section(comparison: SideBySide, parent_dir: pathlib.Path) -> Html:
   """The part of the page about gains; nothing without an unconditional run."""
   if not _has_gains(comparison):
     return Html("")
@@ -72,16 +72,16 @@ def section(comparison: Comparison, parent_dir: pathlib.Path) -> Html:
   return page.section(_HEADING, *parts)
 
 
-def _has_gains(comparison: Comparison) -> bool:
+def _has_gains(comparison: SideBySide) -> bool:
   return bool(comparison.layers and comparison.unconditional)
 
 
-def _compared(comparison: Comparison) -> list[Replicates]:
+def _compared(comparison: SideBySide) -> list[Replicates]:
   """The layers, and last what they are compared with."""
   return [*comparison.layers, comparison.rows[marginal_place(comparison)]]
 
 
-def read_maps(comparison: Comparison) -> Maps | None:
+def read_maps(comparison: SideBySide) -> Maps | None:
   """The gains of pixels; None if a run has no maps."""
   compared = _compared(comparison)
   runs = [run for row in compared for run in row.runs]
@@ -125,7 +125,7 @@ def _words() -> Html:
   return element("div", element("p", meaning), element("p", status), class_="note")
 
 
-def _missing(comparison: Comparison) -> Html:
+def _missing(comparison: SideBySide) -> Html:
   folders = [str(run.folder) for row in _compared(comparison) for run in row.runs if not run.maps]
   if not folders:
     return Html("")
@@ -136,11 +136,11 @@ def _missing(comparison: Comparison) -> Html:
   )
 
 
-def _names(comparison: Comparison) -> list[str]:
+def _names(comparison: SideBySide) -> list[str]:
   return comparison.names[: len(comparison.layers)]
 
 
-def _mean_gains(comparison: Comparison, maps: Maps, parent_dir: pathlib.Path) -> Html:
+def _mean_gains(comparison: SideBySide, maps: Maps, parent_dir: pathlib.Path) -> Html:
   path = parent_dir / storage.FIGURES / "gains_mean.png"
   totals = [
     f"sum {page.with_error(information_estimate(comparison, place))}"
@@ -155,7 +155,7 @@ def _mean_gains(comparison: Comparison, maps: Maps, parent_dir: pathlib.Path) ->
   return page.picture(path, "Mean gain of every pixel, for each layer", caption)
 
 
-def _upper_rows(comparison: Comparison, maps: Maps) -> str:
+def _upper_rows(comparison: SideBySide, maps: Maps) -> str:
   """How much of the gain the first half of the rows has, for layers that surely gain."""
   height = maps.mean_LHW.shape[1]
 
@@ -175,7 +175,7 @@ def _upper_rows(comparison: Comparison, maps: Maps) -> str:
   )
 
 
-def _examples(comparison: Comparison, maps: Maps, parent_dir: pathlib.Path) -> Html:
+def _examples(comparison: SideBySide, maps: Maps, parent_dir: pathlib.Path) -> Html:
   path = parent_dir / storage.FIGURES / "gains_examples.png"
   nats = comparison.runs[0].nats
   _, firsts = np.unique(nats["label"][maps.rows_n], return_index=True)
@@ -197,7 +197,7 @@ def _examples(comparison: Comparison, maps: Maps, parent_dir: pathlib.Path) -> H
   return page.picture(path, "Test images and the gain of their pixels for each layer", caption)
 
 
-def _pointwise(comparison: Comparison, gain_LN: np.ndarray, parent_dir: pathlib.Path) -> Html:
+def _pointwise(comparison: SideBySide, gain_LN: np.ndarray, parent_dir: pathlib.Path) -> Html:
   path = parent_dir / storage.FIGURES / "gains_pointwise.png"
   figures.save(gain_figures.pointwise_figure(_names(comparison), gain_LN), path)
   caption = (
@@ -209,7 +209,7 @@ def _pointwise(comparison: Comparison, gain_LN: np.ndarray, parent_dir: pathlib.
 
 
 def _tails(
-  comparison: Comparison, maps: Maps, gain_LN: np.ndarray, parent_dir: pathlib.Path
+  comparison: SideBySide, maps: Maps, gain_LN: np.ndarray, parent_dir: pathlib.Path
 ) -> Html:
   path = parent_dir / storage.FIGURES / "gains_tails.png"
   nats, num_all = comparison.runs[0].nats, gain_LN.shape[1]

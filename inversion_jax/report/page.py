@@ -5,7 +5,7 @@ import html
 import math
 import pathlib
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from inversion_jax import information
@@ -76,17 +76,6 @@ def picture(path: pathlib.Path, alt: str, caption: str) -> Html:
 def folded(title: str, *content: Any) -> Html:
   """Content that opens with a click."""
   return element("details", element("summary", title), *content)
-
-
-def settings(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-  """All fields of a nested configuration under the dotted names that the command line takes."""
-  fields = []
-  for name, value in config.items():
-    if isinstance(value, Mapping):
-      fields += settings(value, f"{prefix}{name}.")
-    else:
-      fields.append((prefix + name, value))
-  return fields
 
 
 def number(value: float | int, decimals: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from inversion_jax.machine import storage
 from inversion_jax.report import figures, page
 from inversion_jax.report.page import Html, element
-from inversion_jax.report.rows import Comparison
+from inversion_jax.report.rows import SideBySide
 
 CSV = "differences.csv"
 _COLUMNS = (
@@ -26,7 +26,7 @@ _COLUMNS = (
 _MAX_PAIRS = 15
 
 
-def write_differences(comparison: Comparison, parent_dir: pathlib.Path) -> None:
+def write_differences(comparison: SideBySide, parent_dir: pathlib.Path) -> None:
   """Writes `differences.csv`: NCE(a) - NCE(b) in nats per image, one line a pair.
 
   `low` and `high` are the 95% interval of this pair alone; the simultaneous ones hold for all pairs
@@ -35,22 +35,23 @@ def write_differences(comparison: Comparison, parent_dir: pathlib.Path) -> None:
   storage.write_csv(parent_dir / CSV, _COLUMNS, _rows(comparison))
 
 
-def _rows(comparison: Comparison) -> Iterator[tuple[Any, ...]]:
+def _rows(comparison: SideBySide) -> Iterator[tuple[Any, ...]]:
   for difference in comparison.differences:
-    estimate, places = difference.estimate, (difference.first, difference.second)
+    estimate, a, b = difference.estimate, difference.first, difference.second
     yield (
-      *(comparison.names[place] for place in places),
+      comparison.names[a],
+      comparison.names[b],
       estimate.mean,
       estimate.standard_error,
       *estimate.interval(),
       *difference.simultaneous_interval,
       difference.adjusted_p_value,
       difference.verdict,
-      _covers(comparison, *places),
+      _covers(comparison, a, b),
     )
 
 
-def _covers(comparison: Comparison, a: int, b: int) -> str:
+def _covers(comparison: SideBySide, a: int, b: int) -> str:
   """What the error includes: a single run cannot tell how its seed moves it."""
   several = [place for place in (a, b) if len(comparison.rows[place].runs) > 1]
   if len(several) == 2:
@@ -58,7 +59,7 @@ def _covers(comparison: Comparison, a: int, b: int) -> str:
   return f"images and seeds of {comparison.names[several[0]]}" if several else "images"
 
 
-def section(comparison: Comparison, parent_dir: pathlib.Path) -> Html:
+def section(comparison: SideBySide, parent_dir: pathlib.Path) -> Html:
   """The part of the page about pairs; nothing where there is a single row."""
   if not comparison.differences:
     return Html("")
@@ -79,12 +80,12 @@ def section(comparison: Comparison, parent_dir: pathlib.Path) -> Html:
   )
 
 
-def _cells(comparison: Comparison):
+def _cells(comparison: SideBySide):
   cells = {(each.first, each.second): each for each in comparison.differences}
   return cells | {(b, a): each.reversed() for (a, b), each in cells.items()}
 
 
-def _table(comparison: Comparison) -> Html:
+def _table(comparison: SideBySide) -> Html:
   header = (
     "a",
     "b",
@@ -113,7 +114,7 @@ def _p_value(value: float) -> str:
   return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def _legend(comparison: Comparison) -> str:
+def _legend(comparison: SideBySide) -> str:
   num_pairs = len(comparison.differences)
   first = comparison.rows[0]
   num_sources = len(set(first.sources.tolist()))

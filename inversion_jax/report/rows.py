@@ -12,15 +12,19 @@ import numpy as np
 
 from inversion_jax import information
 from inversion_jax.machine.errors import UserError
-from inversion_jax.report.files import UNCONDITIONAL, Replicates, Run
+from inversion_jax.report.files import (
+  UNCONDITIONAL,
+  Replicates,
+  RunFiles,
+  model_settings,
+  same_model_key,
+)
 
 _REFERENCE = "conv1"
-# Besides the seed, what says how a model is looked at and not what it is.
-_NOT_THE_MODEL = ("seed", "evaluate", "sample")
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class SideBySide:
   """Rows of the same test images; `layers` run from the input to the output of the network."""
 
   layers: list[Replicates]
@@ -32,7 +36,7 @@ class Comparison:
     return self.layers + self.unconditional
 
   @property
-  def runs(self) -> list[Run]:
+  def runs(self) -> list[RunFiles]:
     """The first run of every row."""
     return [row.first for row in self.rows]
 
@@ -75,8 +79,8 @@ class Exceeds(NamedTuple):
   gain: information.Estimate
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
-  """Puts runs side by side, seeds of one configuration as one row, unconditional models last.
+def side_by_side(runs: Sequence[RunFiles]) -> SideBySide:
+  """Puts runs side by side, seeds of one model as one row, unconditional models last.
 
   Raises:
     UserError: no runs, one run twice, or runs of different test images.
@@ -90,19 +94,17 @@ def compare(runs: Sequence[Run]) -> Comparison:
   for run in runs[1:]:
     _check_same_images(runs[0], run)
   rows = _replicates(runs)
-  return Comparison(
+  return SideBySide(
     [row for row in rows if row.layer != UNCONDITIONAL],
     [row for row in rows if row.layer == UNCONDITIONAL],
   )
 
 
-def _replicates(runs: Sequence[Run]) -> list[Replicates]:
+def _replicates(runs: Sequence[RunFiles]) -> list[Replicates]:
   """Rows in the order of their first runs; one seed twice is a repetition and joins nothing."""
-  groups: dict[str, list[Run]] = {}
+  groups: dict[str, list[RunFiles]] = {}
   for run in runs:
-    settings = {name: value for name, value in run.config.items() if name not in _NOT_THE_MODEL}
-    key = json.dumps([run.layer, settings], sort_keys=True)
-    groups.setdefault(key, []).append(run)
+    groups.setdefault(same_model_key(run.config), []).append(run)
   rows = []
   for group in groups.values():
     if len({run.seed for run in group}) == len(group):
@@ -112,7 +114,7 @@ def _replicates(runs: Sequence[Run]) -> list[Replicates]:
   return rows
 
 
-def _check_same_images(first: Run, run: Run):
+def _check_same_images(first: RunFiles, run: RunFiles):
   same = all(first.summary[key] == run.summary[key] for key in ("dataset", "image_shape"))
   same = same and first.summary["num_levels"] == run.summary["num_levels"]
   same = same and all(
@@ -130,29 +132,24 @@ def _check_same_images(first: Run, run: Run):
     )
 
 
-def nce_gain(upstream: Run, run: Run) -> information.Estimate:
-  """NCE(run) - NCE(upstream) in nats per image, paired image by image."""
-  return information.paired_difference(upstream.nats["nats"], run.nats["nats"], upstream.sources)
-
-
 def is_one_network(layers: Sequence[Replicates]) -> bool:
   """Whether the rows invert different layers of one and the same network, seed by seed."""
-  networks = [
-    sorted(
-      json.dumps([run.seed, *map(run.config.get, ("classifier", "data")), _classifier_step(run)])
-      for run in row.runs
-    )
-    for row in layers
-  ]
+  networks = [sorted(_network(run) for run in row.runs) for row in layers]
   distinct = len({run.layer for run in layers}) == len(layers)
   return distinct and all(network == networks[0] for network in networks)
 
 
-def _classifier_step(run: Run) -> int | None:
-  return run.summary.get("classifier_step")
+def _network(run: RunFiles) -> str:
+  """All that decides what the network became whose layer is inverted."""
+  fields = {
+    name: value
+    for name, value in model_settings(run.config).items()
+    if name.startswith(("classifier.", "data."))
+  }
+  return json.dumps([run.seed, fields, run.summary.get("classifier_step")], sort_keys=True)
 
 
-def exceptions(comparison: Comparison) -> list[Exceeds]:
+def exceptions(comparison: SideBySide) -> list[Exceeds]:
   """Layers that score higher than one before them, where the verdict at 95% says so.
 
   Every decoder of a layer is one of all layers before it, so a higher score further down means that
@@ -167,7 +164,7 @@ def exceptions(comparison: Comparison) -> list[Exceeds]:
   return found
 
 
-def comparison_rows(comparison: Comparison, parent_dir: pathlib.Path) -> list[dict[str, Any]]:
+def comparison_rows(comparison: SideBySide, parent_dir: pathlib.Path) -> list[dict[str, Any]]:
   """One row a table's row, units in the names; None where a number does not exist."""
   rows = []
   for place, row in enumerate(comparison.rows):
@@ -195,7 +192,7 @@ def comparison_rows(comparison: Comparison, parent_dir: pathlib.Path) -> list[di
   return rows
 
 
-def _relative_path(run: Run, parent_dir: pathlib.Path) -> str:
+def _relative_path(run: RunFiles, parent_dir: pathlib.Path) -> str:
   return os.path.relpath(run.folder, parent_dir).replace(os.sep, "/")
 
 
@@ -205,7 +202,7 @@ def _relative(nce_nats: float, layers: Sequence[Replicates]) -> float | None:
   return nce_nats / sizes[0] if sizes and sizes[0] > 0 else None
 
 
-def _difference_to_previous(comparison: Comparison, place: int) -> dict[str, Any]:
+def _difference_to_previous(comparison: SideBySide, place: int) -> dict[str, Any]:
   gain = verdict = None
   if 0 < place < len(comparison.layers):
     difference = comparison.difference(place, place - 1)
@@ -220,13 +217,13 @@ def _envelope(layers: Sequence[Replicates], place: int) -> float | None:
   return max(layer.nce.mean for layer in layers[place:])
 
 
-def marginal_place(comparison: Comparison) -> int:
+def marginal_place(comparison: SideBySide) -> int:
   """The place of the best unconditional model, whose bound of H(x) is the closest."""
   places = range(len(comparison.layers), len(comparison.rows))
   return max(places, key=lambda place: comparison.rows[place].nce.mean)
 
 
-def information_estimate(comparison: Comparison, place: int) -> information.Estimate | None:
+def information_estimate(comparison: SideBySide, place: int) -> information.Estimate | None:
   """What a layer saves against p(x): both terms are upper bounds, so this is no bound.
 
   None for the unconditional models themselves, and where there is none.
@@ -236,13 +233,12 @@ def information_estimate(comparison: Comparison, place: int) -> information.Esti
   return comparison.difference(place, marginal_place(comparison)).estimate
 
 
-def _information_estimate(comparison: Comparison, place: int) -> dict[str, Any]:
+def _information_estimate(comparison: SideBySide, place: int) -> dict[str, Any]:
   return _fields("information_estimate_nats", information_estimate(comparison, place))
 
 
 def _fields(name: str, estimate: information.Estimate | None) -> dict[str, float | None]:
-  mean, standard_error, *_ = estimate or (None, None)
-  return {name: mean, f"{name}_standard_error": standard_error}
+  return estimate.fields(name) if estimate else {name: None, f"{name}_standard_error": None}
 
 
 def _total_seconds(row: Replicates) -> float | None:

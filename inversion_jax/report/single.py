@@ -10,7 +10,7 @@ from inversion_jax import information
 from inversion_jax.machine import storage
 from inversion_jax.report import answers, figures, page, pictures, table_1
 from inversion_jax.report.bounds import brackets_section
-from inversion_jax.report.files import UNCONDITIONAL, Run, read_run
+from inversion_jax.report.files import UNCONDITIONAL, RunFiles, read_run, settings
 from inversion_jax.report.page import Html, element, number
 
 _MAX_ROWS, _MAX_SAMPLES = 16, 8
@@ -73,17 +73,17 @@ def write_run_report(run_dir: pathlib.Path) -> None:
   storage.write_text(run_dir / storage.REPORT, page.page(_title(run), kicker, *parts))
 
 
-def _given(run: Run) -> str:
+def _given(run: RunFiles) -> str:
   return "" if run.layer == UNCONDITIONAL else f" | {run.layer}"
 
 
-def _title(run: Run) -> str:
+def _title(run: RunFiles) -> str:
   if run.layer == UNCONDITIONAL:
     return f"What can be known of {run.summary['dataset']} images without a layer"
   return f"What {run.layer} still knows of {run.summary['dataset']} images"
 
 
-def _opening(run: Run) -> Html:
+def _opening(run: RunFiles) -> Html:
   dataset, layer = run.summary["dataset"], run.layer
   if layer == UNCONDITIONAL:
     return element(
@@ -101,9 +101,9 @@ def _opening(run: Run) -> Html:
   )
 
 
-def _headline(run: Run) -> Html:
+def _headline(run: RunFiles) -> Html:
   summary = run.summary
-  nce = information.Estimate(summary["nce_nats"], summary["nce_nats_standard_error"], 0)
+  nce = information.Estimate.read(summary, "nce_nats")
   live = summary.get("nce_live_nats")
   remark = "nats per image, ± one standard error"
   shown = [
@@ -123,7 +123,7 @@ def _headline(run: Run) -> Html:
   return Html(boxes + element("p", text))
 
 
-def _honest_words(run: Run) -> Html:
+def _honest_words(run: RunFiles) -> Html:
   if run.layer == UNCONDITIONAL:
     meaning = (
       element("strong", "Entropy (upper bound). "),
@@ -148,7 +148,7 @@ def _honest_words(run: Run) -> Html:
   return element("div", element("p", *meaning), element("p", spread), class_="note")
 
 
-def _samples(run: Run) -> Html:
+def _samples(run: RunFiles) -> Html:
   heading = "Samples"
   if not run.samples:
     return page.section(heading, element("p", "Not drawn yet: run the sample stage."))
@@ -173,7 +173,7 @@ def _samples(run: Run) -> Html:
   return page.section(heading, page.picture(path, "Test images and samples of the model", caption))
 
 
-def _sample_columns(run: Run) -> tuple[list[pictures.Column], list[str]]:
+def _sample_columns(run: RunFiles) -> tuple[list[pictures.Column], list[str]]:
   rows = {name: values[:_MAX_ROWS] for name, values in run.samples.items()}
   columns = [pictures.Column("original", rows["original"][:, None])]
   if "reconstruction" in rows:
@@ -183,7 +183,7 @@ def _sample_columns(run: Run) -> tuple[list[pictures.Column], list[str]]:
   return columns, pictures.row_names(rows["index"], rows["label"])
 
 
-def _images(run: Run) -> Html:
+def _images(run: RunFiles) -> Html:
   path = run.folder / storage.FIGURES / "nats.png"
   nats_N = run.nats["nats"]
   mean = information.mean_with_error(nats_N, run.sources)
@@ -201,7 +201,7 @@ def _images(run: Run) -> Html:
   )
 
 
-def _extremes(run: Run, title: str, rows: np.ndarray) -> Html:
+def _extremes(run: RunFiles, title: str, rows: np.ndarray) -> Html:
   index_N, label_N, nats_N = (run.nats[name] for name in ("index", "label", "nats"))
   cells = [(index_N[row], label_N[row], number(nats_N[row], 2)) for row in rows]
   return element(
@@ -209,7 +209,7 @@ def _extremes(run: Run, title: str, rows: np.ndarray) -> Html:
   )
 
 
-def _brackets(run: Run) -> Html:
+def _brackets(run: RunFiles) -> Html:
   path = run.folder / storage.BRACKETS
   if not path.exists():
     return Html("")
@@ -217,7 +217,7 @@ def _brackets(run: Run) -> Html:
   return brackets_section(storage.read_json(path), run.layer, figure_path)
 
 
-def _training(run: Run) -> Html:
+def _training(run: RunFiles) -> Html:
   stages = [
     stage
     for stage in ("inverter", "decoder", "classifier")
@@ -261,8 +261,8 @@ def _plain(value: Any, key: str = "") -> str:
   )
 
 
-def _configuration(run: Run) -> Html:
-  fields = page.settings(run.config)
+def _configuration(run: RunFiles) -> Html:
+  fields = settings(run.config)
   text = (
     "Every setting of the run, those that the paper leaves open included, under the name by which"
     " the command line changes it (--config.name=value)."
@@ -273,7 +273,7 @@ def _configuration(run: Run) -> Html:
   )
 
 
-def _command(run: Run) -> Html:
+def _command(run: RunFiles) -> Html:
   command = run.summary.get("command")
   if command:
     return page.section("To reproduce", element("pre", command))

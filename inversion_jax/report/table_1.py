@@ -9,7 +9,7 @@ import numpy as np
 from inversion_jax import information
 from inversion_jax.machine import storage
 from inversion_jax.report import figures, page, pictures
-from inversion_jax.report.files import Run
+from inversion_jax.report.files import RunFiles
 from inversion_jax.report.page import Html, element
 
 CSV, PAGE = "table_1.csv", "table_1.html"
@@ -21,7 +21,7 @@ ROWS = {
 _MAX_IMAGES, _MAX_SAMPLES = 8, 6
 
 
-def section(run: Run) -> Html:
+def section(run: RunFiles) -> Html:
   """The part of a run's page, empty before the neighbours stage."""
   path = run.folder / storage.TABLE_1
   if not path.exists():
@@ -73,7 +73,7 @@ def _heading(table: dict[str, Any]) -> str:
 
 
 def _estimate(record: dict[str, Any]) -> information.Estimate:
-  return information.Estimate(record["mean_l1"], record["standard_error"], 0)
+  return information.Estimate.read(record, "mean_l1", "standard_error")
 
 
 def _cell(table: dict[str, Any], name: str) -> Html:
@@ -136,7 +136,7 @@ def _differences(tables: Sequence[dict[str, Any]]) -> Html:
   return page.table(header, rows, num_names=2)
 
 
-def _pictures(run: Run) -> Html:
+def _pictures(run: RunFiles) -> Html:
   arrays = storage.read_npz(run.folder / storage.NEIGHBOURS)
   rows = {name: values[:_MAX_IMAGES] for name, values in arrays.items()}
   closest = np.argsort(rows["sample_l1"], axis=1, kind="stable")[:, :_MAX_SAMPLES]

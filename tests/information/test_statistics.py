@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from inversion_jax import information
+from inversion_jax.information import statistics
 from inversion_jax.machine.errors import UserError
 
 
@@ -155,7 +156,7 @@ def simulated_rows(rng, num_rows, *, num_images=256, per_source=1, num_seeds=1, 
 @pytest.fixture
 def few_draws(monkeypatch):
   """A tenth of the draws, for many comparisons: 5% is then known to 0.5%."""
-  monkeypatch.setattr(information, "_NUM_DRAWS", 2000)
+  monkeypatch.setattr(statistics, "_NUM_DRAWS", 2000)
 
 
 WORLDS = {
@@ -263,6 +264,30 @@ def test_the_interval_at_the_level_of_the_p_value_ends_at_zero(estimate):
 def test_the_p_value_is_the_normal_one():
   # 2 (1 - Phi(2.5)), from a table.
   assert information.Estimate(2.5, 1.0, 9).p_value == pytest.approx(0.012419, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("estimate", "expected"),
+  [
+    (information.Estimate(0.0, 1.0, 9), 1.0),
+    (information.Estimate(0.0, 0.0, 9), 1.0),
+    (information.Estimate(-12.0, 1.0, 9), 1e-30),
+    (information.Estimate(0.1, 0.0, 9), 1e-30),
+  ],
+)
+def test_the_p_value_of_no_difference_is_one_and_none_is_below_the_least(estimate, expected):
+  assert estimate.p_value == expected
+
+
+def test_an_estimate_is_read_as_it_was_written():
+  estimate = information.Estimate(-2.5, 0.5, 9)
+  assert estimate.fields("nce_nats") == {"nce_nats": -2.5, "nce_nats_standard_error": 0.5}
+  record = estimate.fields("mean_l1", "standard_error")
+  assert record == {"mean_l1": -2.5, "standard_error": 0.5}
+  assert information.Estimate.read(record, "mean_l1", "standard_error")[:2] == estimate[:2]
+  # Some estimators have no error.
+  unknown = information.Estimate.read({"nats": 1.0, "nats_standard_error": None}, "nats")
+  assert unknown.interval() == (1.0, 1.0)
 
 
 def test_adjusted_p_values_lie_between_the_pairs_own_and_holms():

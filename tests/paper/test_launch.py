@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 # Writes down its arguments and the start of what it was piped, and says what sbatch would.
 RECORDER = """#!{python}
 import json, os, sys

@@ -9,7 +9,7 @@ from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.report import gains, write_comparison
 from inversion_jax.report.files import read_run
-from inversion_jax.report.rows import compare
+from inversion_jax.report.rows import side_by_side
 
 NUM_IMAGES, SIZE = 40, (4, 3)
 INDEX_N = np.arange(100, 100 + NUM_IMAGES)
@@ -60,7 +60,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def comparison(folders):
-  return compare([read_run(folder) for folder in folders])
+  return side_by_side([read_run(folder) for folder in folders])
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_the_page_shows_pixels_and_images_in_honest_words(written, folders):
   assert section.count("<img") == 4
   for words in ("an estimate, not a bound", "pixels above and to the left", "7 of the 40 test"):
     assert words in section, words
-  maps = gains.read_maps(compare([read_run(folder) for folder in folders]))
+  maps = gains.read_maps(side_by_side([read_run(folder) for folder in folders]))
   for name, mean_HW in zip(("conv1", "fc3"), maps.mean_LHW, strict=True):
     assert f"{name} {100 * mean_HW[:2].sum() / mean_HW.sum():.0f}%" in section
   for name in ("mean", "examples", "pointwise", "tails"):

@@ -1,0 +1,114 @@
+"""What is read of a run folder, and what is refused."""
+
+import numpy as np
+import pytest
+from report_examples import fake_config, fake_run
+
+from inversion_jax import information
+from inversion_jax.machine import storage
+from inversion_jax.machine.errors import UserError
+from inversion_jax.report import files, write_run_report
+
+
+@pytest.mark.parametrize("name", [storage.SUMMARY, storage.NATS, storage.CONFIG])
+def test_a_missing_file_is_named(name, tmp_path):
+  folder = fake_run(tmp_path / "run", samples=False)
+  (folder / name).unlink()
+  with pytest.raises(UserError, match=f"{name} is missing"):
+    write_run_report(folder)
+
+
+def test_a_summary_of_other_nats_is_refused(tmp_path):
+  folder = fake_run(tmp_path / "run")
+  summary = storage.read_json(folder / storage.SUMMARY)
+  storage.write_json(folder / storage.SUMMARY, summary | {"nce_nats": -43.2})
+  with pytest.raises(UserError, match=r"nce_nats=-43.2, the mean of nats.npz is -43.1"):
+    write_run_report(folder)
+
+
+def test_an_incomplete_summary_is_refused(tmp_path):
+  folder = fake_run(tmp_path / "run")
+  summary = storage.read_json(folder / storage.SUMMARY)
+  del summary["num_levels"]
+  storage.write_json(folder / storage.SUMMARY, summary)
+  with pytest.raises(UserError, match="lacks num_levels; run the evaluate stage again"):
+    write_run_report(folder)
+
+
+def test_the_line_written_after_a_resume_wins():
+  lines = [
+    {"stage": "inverter", "step": 10, "train_nats_per_image": 5.0},
+    {"stage": "inverter", "step": 20, "train_nats_per_image": 4.0},
+    {"stage": "classifier", "step": 20, "train_nats_per_image": 0.1},
+    {"stage": "inverter", "step": 20, "validation_nats_per_image": 6.0},
+    {"stage": "inverter", "step": 10, "train_nats_per_image": 5.5},
+    {"stage": "inverter", "step": 30, "train_nats_per_image": None},
+  ]
+  assert files.curve(lines, "inverter", "train_nats_per_image") == ([10, 20], [5.5, 4.0])
+  assert files.curve(lines, "inverter", "validation_nats_per_image") == ([20], [6.0])
+
+
+def test_versions_of_one_source_widen_the_error(tmp_path):
+  folder = fake_run(tmp_path / "run", samples=False)
+  arrays = storage.read_npz(folder / storage.NATS)
+  arrays["source"] = np.argsort(np.argsort(arrays["nats"])) // 10
+  storage.write_npz(folder / storage.NATS, arrays)
+  run = files.read_run(folder)
+  # Ten rows that agree count nearly as one.
+  assert run.nce.standard_error > 2.5 * run.summary["nce_nats_standard_error"]
+  assert run.nce.num == 25
+
+
+def test_paired_errors_respect_sources(tmp_path):
+  folders = [fake_run(tmp_path / layer, layer, samples=False) for layer in ("conv1", "conv2")]
+  arrays = [storage.read_npz(folder / storage.NATS) for folder in folders]
+  difference_N = arrays[0]["nats"] - arrays[1]["nats"]
+  source_N = np.argsort(np.argsort(difference_N)) // 10
+  for folder, array in zip(folders, arrays, strict=True):
+    storage.write_npz(folder / storage.NATS, array | {"source": source_N})
+  naive = information.mean_with_error(difference_N).standard_error
+  first, second = map(files.read_run, folders)
+  assert second.gain_over(first).standard_error > 2.5 * naive
+
+
+def key(field, value):
+  """Of the example's configuration with one field changed or added."""
+  config = fake_config("conv2")
+  *sections, name = field.split(".")
+  section = config
+  for each in sections:
+    section = section.setdefault(each, {})
+  section[name] = value
+  return files.same_model_key(config)
+
+
+SAME = files.same_model_key(fake_config("conv2"))
+
+
+@pytest.mark.parametrize(
+  "field",
+  [
+    *("seed", "data.dir", "data.num_test", "evaluate.batch_size", "sample.num_images"),
+    *("neighbours.num_many", "brackets.bits", "decoder.network.num_filters", "gan.entropy_weights"),
+    *("classifier.log_every", "inverter.num_microbatches", "inverter.network.remat"),
+  ],
+)
+def test_what_the_inverter_does_not_learn_from_is_not_the_model(field):
+  assert key(field, 7) == SAME
+
+
+@pytest.mark.parametrize(
+  "field",
+  [
+    *("inverter.network.num_filters", "inverter.num_steps", "inverter.validate_every", "dtype"),
+    *("classifier.network.dropout_rate", "data.num_validation", "representation.step"),
+    *("inverter.start_from", "representation.layer", "a_newer_section.field"),
+  ],
+)
+def test_what_the_inverter_learns_from_is_the_model(field):
+  assert key(field, 7) != SAME
+
+
+@pytest.mark.parametrize("off", [0, 0.0, "", [], False])
+def test_a_run_older_than_a_field_has_it_off(off):
+  assert key("representation.newer", off) == SAME
