@@ -226,7 +226,7 @@ def main(argv):
     size = (FLAGS.height, FLAGS.width)
     subject = trained(FLAGS.run, FLAGS.batch) if FLAGS.run else untrained(size, FLAGS.batch)
     result = compare(subject) | {
-      "size": [*subject.size, subject.inverter.likelihood.num_channels],
+      "size": [*subject.size, subject.inverter.likelihood.num_colours],
       "batch": subject.batch_size,
       "filters": subject.inverter.num_filters,
       "blocks": subject.inverter.num_blocks,

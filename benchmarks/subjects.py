@@ -27,7 +27,7 @@ flags.DEFINE_enum("dtype", "float32", config.DTYPES, "Type of the activations.")
 def inverter(**fields: Any) -> Inverter:
   """The model of the flags; `fields` replace some of its attributes."""
   likelihood = likelihoods.make(
-    "auto", num_levels=256, num_channels=FLAGS.channels, num_components=10, min_log_scale=-7.0
+    "auto", num_levels=256, num_colours=FLAGS.channels, num_components=10, min_log_scale=-7.0
   )
   fields = {"num_filters": FLAGS.filters, "num_blocks": FLAGS.blocks} | fields
   return Inverter(likelihood, dtype=jnp.dtype(FLAGS.dtype), **fields)

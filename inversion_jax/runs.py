@@ -117,15 +117,15 @@ class Run:
     likelihood = likelihoods.make(
       **section.likelihood.to_dict(),
       num_levels=self.data.num_levels,
-      num_channels=self.data.train.images_NHWC.shape[-1],
+      num_colours=self.data.train.images_NHWC.shape[-1],
     )
     dtype = jnp.dtype(self.config.dtype)
     return Inverter(likelihood, **section.network.to_dict(), dtype=dtype)
 
   def decoder(self) -> Decoder:
     """The mean-squared-error decoder, without its parameters."""
-    num_channels = self.data.train.images_NHWC.shape[-1]
-    return Decoder(num_channels, **self.config.decoder.network.to_dict())
+    num_colours = self.data.train.images_NHWC.shape[-1]
+    return Decoder(num_colours, **self.config.decoder.network.to_dict())
 
   def gan(self) -> Gan:
     """The generator and its discriminator, without their parameters."""

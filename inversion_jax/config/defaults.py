@@ -69,7 +69,7 @@ def default() -> ConfigDict:
     }
   )
   config.decoder = _recipe(num_steps=20_000, decay="cosine", ema_decay=0.999)
-  config.decoder.network = _fields_of(Decoder, without=("num_channels",))
+  config.decoder.network = _fields_of(Decoder, without=("num_colours",))
   config.gan = _gan()
   config.evaluate = ConfigDict(
     {

@@ -9,7 +9,7 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
-from inversion_jax.exact import brackets, curves, measure, others
+from inversion_jax.exact import curves, measure, others
 from inversion_jax.exact.tasks import TASKS
 from inversion_jax.machine import progress, storage
 from inversion_jax.machine.errors import Parser, as_sentences
@@ -54,11 +54,11 @@ def _run_tasks(recipe, given):
 
 
 def _run_brackets(recipe, given):
-  by_curve = {curve: brackets.rows(curve, recipe, given.seed) for curve in curves.CURVES}
+  by_curve = {curve: curves.rows(curve, recipe, given.seed) for curve in curves.CURVES}
   found = [row for rows in by_curve.values() for row in rows]
   print("I(x; h~) in nats through a channel, where it is known.")
   _print_rows([BRACKETS_HEADER, *map(_bracket_cells, found)])
-  for sentence in brackets.violations(found) or ["No bound is on the wrong side of the truth."]:
+  for sentence in curves.violations(found) or ["No bound is on the wrong side of the truth."]:
     print(sentence)
   if given.output:
     storage.write_json(given.output / storage.BRACKETS, found)
@@ -69,7 +69,7 @@ def _run_brackets(recipe, given):
 def _bracket_cells(row):
   nats = "infinite" if row["nats"] is None else f"{row['nats']:.3f}"
   error = "none" if row["standard_error"] is None else f"{row['standard_error']:.3f}"
-  strength = brackets.strength_of(row)
+  strength = curves.strength_of(row)
   return row["curve"], strength, f"{row['truth_nats']:.3f}", row["method"], row["kind"], nats, error
 
 

@@ -32,14 +32,16 @@ class Draws(NamedTuple):
   log_prob_N: Float[np.ndarray, " N"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
   """A distribution of (x, h).
 
   Attributes:
     name, description: for the table.
     num_levels: of a pixel.
-    entropy_nats: H(x), and `truth_nats`: I(x; h), with its Monte-Carlo error, 0 if exact.
+    entropy_nats: H(x).
+    truth_nats: I(x; h).
+    truth_standard_error: its Monte-Carlo error; 0 if it is exact.
     draw: `draw(rng, n)`.
     least_nats: the bound that the quick version promises to reach.
     is_deterministic: whether h is a function of x.
@@ -52,7 +54,7 @@ class Task:
   num_levels: int
   entropy_nats: float
   truth_nats: float
-  truth_standard_error: float
+  truth_standard_error: float = 0.0
   draw: Callable[[np.random.Generator, int], Draws]
   least_nats: float
   is_deterministic: bool = True
@@ -83,8 +85,13 @@ def bit_textures(flip: float = 0.0, num_revealed: int = 16) -> Task:
   truth = num_revealed * (math.log(2) - noise)
   what = f"{num_revealed} of 16 bits" + (f" through a channel flipping {flip:.0%}" if flip else "")
   return Task(
-    *(f"bits_{num_revealed}" + ("_noisy" if flip else ""), f"textures of 16 bits; h: {what}"),
-    *(4, 16 * math.log(2), truth, 0.0, draw, 0.95 * truth),
+    name=f"bits_{num_revealed}" + ("_noisy" if flip else ""),
+    description=f"textures of 16 bits; h: {what}",
+    num_levels=4,
+    entropy_nats=16 * math.log(2),
+    truth_nats=truth,
+    draw=draw,
+    least_nats=0.95 * truth,
     is_deterministic=not flip,
     network={"resize_method": "nearest"},
   )
@@ -108,8 +115,13 @@ def many_bits(side: int = 16, num_revealed: int = 3) -> Task:
 
   truth = side**2 * num_revealed * math.log(2)
   return Task(
-    *("bits_many", f"{side**2} pixels of 4 bits; h: {num_revealed} bits of each, a map"),
-    *(16, side**2 * 4 * math.log(2), truth, 0.0, draw, 0.95 * truth),
+    name="bits_many",
+    description=f"{side**2} pixels of 4 bits; h: {num_revealed} bits of each, a map",
+    num_levels=16,
+    entropy_nats=side**2 * 4 * math.log(2),
+    truth_nats=truth,
+    draw=draw,
+    least_nats=0.95 * truth,
     network={"num_scales": 1},
     num_steps_factor=0.5,
   )
@@ -140,12 +152,14 @@ def templates(num_templates: int = 32, num_codes: int = 16, flip: float = 0.02) 
   drawn, log_marginal_N = draw_all(np.random.default_rng(1), 20_000)
   truth = information.mean_with_error(drawn.log_prob_N - log_marginal_N)
   return Task(
-    *(
-      "templates",
-      f"{num_templates} templates, {flip:.0%} of pixels flipped; h: {num_codes} codes",
-    ),
-    *(2, -float(log_marginal_N.mean()), truth.mean, truth.standard_error),
-    *(lambda rng, n: draw_all(rng, n)[0], 0.95 * truth.mean),
+    name="templates",
+    description=f"{num_templates} templates, {flip:.0%} of pixels flipped; h: {num_codes} codes",
+    num_levels=2,
+    entropy_nats=-float(log_marginal_N.mean()),
+    truth_nats=truth.mean,
+    truth_standard_error=truth.standard_error,
+    draw=lambda rng, n: draw_all(rng, n)[0],
+    least_nats=0.95 * truth.mean,
     is_deterministic=False,
     # Each template is learnt by heart, from the few images of its code.
     num_steps_factor=2.5,
@@ -170,8 +184,14 @@ def ising_frame(side: int = 8, coupling: float = 0.35) -> Task:
   gains_N = model.log_partition - model.log_partition_given_frame(sample)
   truth = information.mean_with_error(gains_N)
   return Task(
-    *("ising", f"{side}x{side} Ising model, coupling {coupling}; h: its frame"),
-    *(2, model.entropy(), truth.mean, truth.standard_error, draw, 0.9 * truth.mean),
+    name="ising",
+    description=f"{side}x{side} Ising model, coupling {coupling}; h: its frame",
+    num_levels=2,
+    entropy_nats=model.entropy(),
+    truth_nats=truth.mean,
+    truth_standard_error=truth.standard_error,
+    draw=draw,
+    least_nats=0.9 * truth.mean,
     network={"context": "encoder"},
   )
 
@@ -210,9 +230,14 @@ def frozen_network(num_codes: int = 32) -> Task:
   log_marginal_N = logsumexp(by_code_NK.astype(np.float64), axis=1) - math.log(num_codes)
   truth = information.mean_with_error(drawn.log_prob_N - log_marginal_N)
   return Task(
-    *("network", f"a frozen random PixelCNN++ of {num_codes} codes; h: the code"),
-    *(4, -float(log_marginal_N.mean()), truth.mean, truth.standard_error),
-    *(draw, 0.95 * truth.mean),
+    name="network",
+    description=f"a frozen random PixelCNN++ of {num_codes} codes; h: the code",
+    num_levels=likelihood.num_levels,
+    entropy_nats=-float(log_marginal_N.mean()),
+    truth_nats=truth.mean,
+    truth_standard_error=truth.standard_error,
+    draw=draw,
+    least_nats=0.95 * truth.mean,
     is_deterministic=False,
     num_steps_factor=1.5,
   )
@@ -233,8 +258,13 @@ def pool(num_images: int = 64, num_codes: int = 16) -> Task:
 
   truth = math.log(num_codes)
   return Task(
-    *("pool", f"{num_images} real digits; h: a hash to {num_codes} codes"),
-    *(17, math.log(num_images), truth, 0.0, draw, truth - 1.0),
+    name="pool",
+    description=f"{num_images} real digits; h: a hash to {num_codes} codes",
+    num_levels=17,
+    entropy_nats=math.log(num_images),
+    truth_nats=truth,
+    draw=draw,
+    least_nats=truth - 1.0,
   )
 
 

@@ -23,7 +23,7 @@ class Decoder(nn.Module):
   it was computed.
 
   Attributes:
-    num_channels: C of the images.
+    num_colours: C of the images.
     num_filters: channels of every grid.
     num_blocks: 3x3 convolutions on each grid.
     num_scales: grids; each is half as fine as the one after it.
@@ -32,7 +32,7 @@ class Decoder(nn.Module):
   Source: Dosovitskiy & Brox (2016b), section 3; Nash et al. (2019), equation 3.
   """
 
-  num_channels: int
+  num_colours: int
   num_filters: int = 64
   num_blocks: int = 1
   num_scales: int = 3
@@ -62,7 +62,7 @@ class Decoder(nn.Module):
       x = self._doubled(x, f"up{scale}")[:, : sizes[scale][0], : sizes[scale][1]]
       for index in range(self.num_blocks):
         x = self._conv(x, self.num_filters, f"scale{scale}_conv{index}")
-    x = nn.Conv(self.num_channels, (3, 3), name="image")(x)
+    x = nn.Conv(self.num_colours, (3, 3), name="image")(x)
     # Nearly within black and white, which most pixels of sparse images are. A sigmoid saturated
     # there, and no gradient brought it back.
     inside = jnp.clip(x, 0.0, 1.0)

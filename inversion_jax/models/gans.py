@@ -41,7 +41,7 @@ class Generator(nn.Module):
     self, z: Float[Array, "B *map Z"], noise_BE: Float[Array, "B E"]
   ) -> Float[Array, "B H W C"]:
     """Returns levels between 0 and num_levels - 1, not rounded."""
-    height, width, num_channels = self.image_shape
+    height, width, num_colours = self.image_shape
     rows, columns = (-(-size // 2**self.num_scales) for size in (height, width))
     embedded = nn.relu(nn.LayerNorm()(nn.Dense(NUM_EMBEDDED)(noise_BE)))
     x = jnp.concatenate([z.reshape(len(z), -1), embedded], axis=-1)
@@ -51,7 +51,7 @@ class Generator(nn.Module):
     for scale in reversed(range(self.num_scales)):
       x = _doubled(nn.Conv(4 * self.num_filters * 2**scale, (3, 3))(x))
       x = nn.relu(nn.LayerNorm()(x))
-    x = nn.Conv(num_channels, (3, 3))(x)[:, :height, :width]
+    x = nn.Conv(num_colours, (3, 3))(x)[:, :height, :width]
     return (self.num_levels - 1) * nn.sigmoid(x)
 
 

@@ -15,6 +15,7 @@ Source: Ramachandran et al. (2017), "Fast generation for convolutional autoregre
 """
 
 import collections
+import functools
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from jaxtyping import Array, Float, Int
 from inversion_jax.models import layers
 from inversion_jax.models.layers import concat_elu
 from inversion_jax.models.pixelcnn import (
+  CONTEXT,
   Ops,
   PixelCNN,
   lower_stream,
@@ -267,7 +269,7 @@ class _Network:
       self.vector_biases = {
         name: contexts[0] @ layer.products[0]
         for name, layer in self.weights.items()
-        if name.endswith("_context")
+        if name.endswith(CONTEXT)
       }
 
   def context_fn(self, row):
@@ -402,7 +404,7 @@ def raster(
   """
   height, width = size
   _, padded_width = padded_sizes(height, width, network.num_scales)[0]
-  num_channels = params["upper_entry"]["direction"].shape[2]
+  num_inputs = params["upper_entry"]["direction"].shape[2]
   fixed = _Network(network, params, contexts, dtype)
 
   def padded(x):
@@ -421,17 +423,14 @@ def raster(
     pixels_WBC = padded(pixels_WBC[:width])
     return (jnp.stack([above_2WBC[1], pixels_WBC]), caches), outputs
 
-  branches = [
-    lambda *args, num_active=num_active: row_fn(num_active, *args)
-    for num_active in range(1, network.num_scales + 1)
-  ]
+  branches = [functools.partial(row_fn, num) for num in range(1, network.num_scales + 1)]
 
   def step(state, row):
     inputs = jax.tree.map(padded, inputs_fn(row))
     num_coarser = sum((row % 2**scale == 0).astype(int) for scale in range(1, network.num_scales))
     return lax.switch(num_coarser, branches, state, row, inputs)
 
-  above_2WBC = jnp.zeros((2, padded_width, batch_size, num_channels), dtype)
+  above_2WBC = jnp.zeros((2, padded_width, batch_size, num_inputs), dtype)
   state = (above_2WBC, fixed.caches(above_2WBC))
   _, outputs = lax.scan(step, state, jnp.arange(height))
   return jax.tree.map(lambda x: x[:, :width], outputs)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Shaped
 
 from inversion_jax.machine.errors import UserError
 from inversion_jax.models import incremental, likelihoods, pixelcnn
@@ -61,7 +61,7 @@ class Inverter(nn.Module):
 
   def __call__(
     self,
-    levels_BHWC: Integer[AnyArray, "B H W C"],
+    levels_BHWC: Shaped[AnyArray, "..."],
     z: Float[AnyArray, "B *map Z"] | None = None,
     *,
     train: bool = False,
@@ -69,11 +69,13 @@ class Inverter(nn.Module):
     """log p(pixel | pixels before it, h) of every pixel, in nats; its sum is log p(x | h).
 
     Args:
-      levels_BHWC: images as integers 0..num_levels-1.
+      levels_BHWC: images as integers 0..num_levels-1; anything else is refused, see
+        `likelihoods.check_levels`.
       z: the representation, a vector or a map per image; None for p(x).
       train: whether dropout is on, drawn from the rng stream "dropout".
     """
-    head_BHWF = self.head(levels_BHWC, self.contexts(z, levels_BHWC.shape[1:3]), train=train)
+    self._check(levels_BHWC)
+    head_BHWF = self._head(levels_BHWC, self.contexts(z, levels_BHWC.shape[1:3]), train)
     return self.likelihood.log_prob(head_BHWF, levels_BHWC)
 
   def contexts(
@@ -86,12 +88,20 @@ class Inverter(nn.Module):
 
   def head(
     self,
-    levels_BHWC: Integer[AnyArray, "B H W C"],
+    levels_BHWC: Shaped[AnyArray, "..."],
     contexts: tuple[Array, ...] | None,
     *,
     train: bool = False,
   ) -> Float[Array, "B H W F"]:
     """The parameters of every pixel's distribution, which depend on the pixels before it alone."""
+    self._check(levels_BHWC)
+    return self._head(levels_BHWC, contexts, train)
+
+  def _check(self, levels_BHWC):
+    likelihood = self.likelihood
+    likelihoods.check_levels(levels_BHWC, likelihood.num_levels, likelihood.num_colours)
+
+  def _head(self, levels_BHWC, contexts, train):
     unit_BHWC = likelihoods.to_unit(levels_BHWC, self.likelihood.num_levels)
     return self.network(unit_BHWC.astype(self.dtype), contexts, train)
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer, Key
+from jaxtyping import Array, Float, Int, Integer, Key, Shaped
 
 from inversion_jax.machine.errors import UserError
 
@@ -27,7 +27,7 @@ class Likelihood(Protocol):
   """What the rest of the program needs from a distribution of pixels."""
 
   num_levels: int
-  num_channels: int
+  num_colours: int
 
   @property
   def num_features(self) -> int:
@@ -52,6 +52,48 @@ def to_levels(unit: Float[Array, "*axes"], num_levels: int) -> Int[Array, "*axes
   """Rounds floats to the nearest level; what lies beyond -1 and 1 belongs to the edge levels."""
   scaled = jnp.round((unit + 1.0) * ((num_levels - 1) / 2.0))
   return jnp.clip(scaled, 0, num_levels - 1).astype(jnp.int32)
+
+
+def check_levels(
+  levels_BHWC: Shaped[Array | np.ndarray, "..."], num_levels: int, num_colours: int
+) -> None:
+  """Refuses what are no images: integer levels 0..num_levels-1, (B, H, W, C) with C colours.
+
+  Type and shape are known while JAX traces. Values are looked at where there are any: those of a
+  compiled function's arguments are not, so the check costs it nothing.
+
+  Raises:
+    UserError: says what was given instead.
+  """
+  dtype, shape, top = levels_BHWC.dtype, levels_BHWC.shape, num_levels - 1
+  if not jnp.issubdtype(dtype, jnp.integer):
+    raise UserError(
+      f"Images are integer levels from 0 to {top}, not {dtype}; scale them to that range, round "
+      "them and give them an integer type."
+    )
+  if len(shape) != 4 or shape[-1] != num_colours:
+    raise UserError(
+      f"Images have shape (B, H, W, {num_colours}), not {shape}; rearrange them, or give the "
+      "likelihood another num_colours."
+    )
+  limits = jnp.iinfo(dtype)
+  if (limits.min >= 0 and limits.max <= top) or not _has_values(levels_BHWC):
+    return
+  # Within a trace JAX would otherwise make the two reductions a part of the program.
+  with jax.ensure_compile_time_eval():
+    low, high = map(int, jax.device_get((levels_BHWC.min(), levels_BHWC.max())))
+  if low < 0 or high > top:
+    raise UserError(
+      f"Images have levels from 0 to {top}, not from {low} to {high}; rescale them, or give the "
+      "likelihood another num_levels."
+    )
+
+
+def _has_values(array):
+  """Whether this process can read the elements: they are no placeholders, and none is elsewhere."""
+  if isinstance(array, jax.core.Tracer) or not array.size:
+    return False
+  return isinstance(array, np.ndarray) or array.is_fully_addressable
 
 
 def log_one_minus_exp_minus_exp(log_width: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
@@ -94,9 +136,9 @@ def logistic_log_prob(
 class LogisticMixture:
   """Mixture of discretised logistics; colours share the component and depend on those before.
 
-  Head, with K components and C channels: K mixture logits, then C x K means, C x K log-scales and,
-  for three channels, 3 x K coefficients through tanh: red in green, red in blue, green in blue.
-  That is 3 K features for one channel and 10 K for three.
+  Head, with K components and C colours: K mixture logits, then C x K means, C x K log-scales and,
+  for three colours, 3 x K coefficients through tanh: red in green, red in blue, green in blue.
+  That is 3 K features for one colour and 10 K for three.
 
   `min_log_scale` keeps scales from collapsing; with 256 levels -7 puts a floor of 0.027 nats under
   every interior sub-pixel.
@@ -105,37 +147,37 @@ class LogisticMixture:
   """
 
   num_levels: int = 256
-  num_channels: int = 3
+  num_colours: int = 3
   num_components: int = 10
   min_log_scale: float = -7.0
 
   def __post_init__(self):
-    if self.num_channels not in (1, 3):
-      raise UserError(f"A logistic mixture has 1 or 3 channels, not {self.num_channels}.")
+    if self.num_colours not in (1, 3):
+      raise UserError(f"A logistic mixture has 1 or 3 colours, not {self.num_colours}.")
 
   @property
   def num_coefficients(self) -> int:
-    """Ordered pairs of channels: 0 or 3."""
-    return self.num_channels * (self.num_channels - 1) // 2
+    """Ordered pairs of colours: 0 or 3."""
+    return self.num_colours * (self.num_colours - 1) // 2
 
   @property
   def num_features(self) -> int:
     """Head outputs per pixel, F."""
-    return self.num_components * (1 + 2 * self.num_channels + self.num_coefficients)
+    return self.num_components * (1 + 2 * self.num_colours + self.num_coefficients)
 
   def parameters(self, head_F: Float[Array, "*#axes F"]) -> tuple[Array, Array, Array, Array]:
     """Splits the head into logits (K), means (C, K), log-scales (C, K), coefficients (3, K)."""
-    axes, channels = head_F.shape[:-1], self.num_channels
+    axes, colours = head_F.shape[:-1], self.num_colours
     parts = head_F.astype(jnp.float32).reshape(*axes, -1, self.num_components)
     logits_K = parts[..., 0, :]
-    means_CK = parts[..., 1 : 1 + channels, :]
-    log_scales_CK = parts[..., 1 + channels : 1 + 2 * channels, :]
-    coefficients_PK = jnp.tanh(parts[..., 1 + 2 * channels :, :])
+    means_CK = parts[..., 1 : 1 + colours, :]
+    log_scales_CK = parts[..., 1 + colours : 1 + 2 * colours, :]
+    coefficients_PK = jnp.tanh(parts[..., 1 + 2 * colours :, :])
     return logits_K, means_CK, jnp.maximum(log_scales_CK, self.min_log_scale), coefficients_PK
 
   def conditional_means(self, means_CK, coefficients_PK, unit_C):
-    """Shifts each channel's means by the channels before it, (..., C, K)."""
-    if self.num_channels == 1:
+    """Shifts each colour's means by the colours before it, (..., C, K)."""
+    if self.num_colours == 1:
       return means_CK
     red, green = unit_C[..., 0, None], unit_C[..., 1, None]
     red_to_green, red_to_blue, green_to_blue = jnp.moveaxis(coefficients_PK, -2, 0)
@@ -159,7 +201,7 @@ class LogisticMixture:
     component_key, colour_key = jax.random.split(key)
     return {
       "component_K": jax.random.gumbel(component_key, (self.num_components,)),
-      "colour_C": jax.random.logistic(colour_key, (self.num_channels,)),
+      "colour_C": jax.random.logistic(colour_key, (self.num_colours,)),
     }
 
   def draw(self, head_F: Float[Array, "*#axes F"], noise: dict[str, Array]) -> Int[Array, "... C"]:
@@ -176,31 +218,31 @@ class LogisticMixture:
     )
     offset_C = jnp.exp(log_scale_C) * noise["colour_C"]
     levels, unit = [], []
-    for channel in range(self.num_channels):
-      mean = mean_C[..., channel]
-      for before in range(channel):
+    for colour in range(self.num_colours):
+      mean = mean_C[..., colour]
+      for before in range(colour):
         # Pairs in the order of the head: (0, 1), (0, 2), (1, 2).
-        mean = mean + coefficient_P[..., channel - 1 + before] * unit[before]
-      levels.append(to_levels(mean + offset_C[..., channel], self.num_levels))
+        mean = mean + coefficient_P[..., colour - 1 + before] * unit[before]
+      levels.append(to_levels(mean + offset_C[..., colour], self.num_levels))
       unit.append(to_unit(levels[-1], self.num_levels))
     return jnp.stack(levels, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Categorical:
-  """A softmax over the levels of a single channel.
+  """A softmax over the levels of a single colour.
 
   Source: van den Oord et al. (2016c); the paper's choice for MNIST (appendix A).
   """
 
   num_levels: int = 256
-  num_channels: int = 1
+  num_colours: int = 1
 
   def __post_init__(self):
-    if self.num_channels != 1:
+    if self.num_colours != 1:
       raise UserError(
-        f"The categorical likelihood is for one channel, not {self.num_channels}; "
-        "set inverter.network.likelihood to 'logistic_mixture'."
+        f"likelihood='categorical' is for one colour, not {self.num_colours}; "
+        "use likelihood='logistic_mixture'."
       )
 
   @property
@@ -231,15 +273,15 @@ NAMES = ("auto", "categorical", "logistic_mixture")
 
 
 def make(
-  name: str, *, num_levels: int, num_channels: int, num_components: int, min_log_scale: float
+  name: str, *, num_levels: int, num_colours: int, num_components: int, min_log_scale: float
 ) -> Likelihood:
   """Builds a likelihood by name; "auto" is categorical for grey images, a mixture for colour."""
   if name == "auto":
-    name = "categorical" if num_channels == 1 else "logistic_mixture"
+    name = "categorical" if num_colours == 1 else "logistic_mixture"
   if name == "categorical":
-    return Categorical(num_levels, num_channels)
+    return Categorical(num_levels, num_colours)
   if name == "logistic_mixture":
-    return LogisticMixture(num_levels, num_channels, num_components, min_log_scale)
+    return LogisticMixture(num_levels, num_colours, num_components, min_log_scale)
   raise UserError(
     f"likelihood={name!r} is not known; use 'auto', 'categorical' or 'logistic_mixture'."
   )

@@ -9,7 +9,7 @@ image is the one solution of x = draw(head(x), noise), however it is found:
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +105,13 @@ def pixel_noise(likelihood: Likelihood, keys_B: Key[Array, " B"], pixel: Int[Arr
   return jax.vmap(lambda key: likelihood.noise(jax.random.fold_in(key, pixel)))(keys_B)
 
 
+def image_noise(likelihood: Likelihood, keys_B: Key[Array, " B"], size: tuple[int, int]):
+  """The randomness of all pixels of every image, arrays of (B, H, W, ...)."""
+  pixels_N = jnp.arange(size[0] * size[1])
+  noise = jax.vmap(lambda pixel: pixel_noise(likelihood, keys_B, pixel), out_axes=1)(pixels_N)
+  return jax.tree.map(lambda x: x.reshape(len(keys_B), *size, *x.shape[2:]), noise)
+
+
 def ancestral(
   head_fn: HeadFn,
   likelihood: Likelihood,
@@ -142,7 +149,7 @@ def ancestral(
 
 def _start(likelihood, num_images, size, given_BRWC):
   """The given rows, and zeros below."""
-  blank = jnp.zeros((num_images, *size, likelihood.num_channels), jnp.int32)
+  blank = jnp.zeros((num_images, *size, likelihood.num_colours), jnp.int32)
   return blank if given_BRWC is None else blank.at[:, : given_BRWC.shape[1]].set(given_BRWC)
 
 
@@ -183,6 +190,15 @@ def cached(
   return raster_fn(draw_pixel, inputs_fn).transpose(2, 0, 1, 3)
 
 
+class _Slots(NamedTuple):
+  """The images being redrawn; a slot whose index is past the last image stands empty."""
+
+  image_S: Array
+  passes_S: Array
+  levels_SHWC: Array
+  noise: Any
+
+
 def fixed_point(
   head_fn: Callable,
   likelihood: Likelihood,
@@ -215,43 +231,39 @@ def fixed_point(
   start_BHWC = _start(likelihood, num_images, size, given_BRWC)
   num_given = 0 if given_BRWC is None else given_BRWC.shape[1]
 
-  def noise_of(image_S):
-    pixels_N = jnp.arange(num_pixels)
-    keys_S = keys_B[image_S]
-    noise = jax.vmap(lambda pixel: pixel_noise(likelihood, keys_S, pixel), out_axes=1)(pixels_N)
-    return jax.tree.map(lambda x: x.reshape(num_slots, *size, *x.shape[2:]), noise)
-
   def inside(image_S):
     return jnp.minimum(image_S, num_images - 1)
 
-  def redraw(state):
-    image_S, passes_S, levels_SHWC, noise, final_BHWC = state
-    head = head_fn(levels_SHWC, inside(image_S))
-    redrawn_SHWC = likelihood.draw(head, noise)
-    redrawn_SHWC = redrawn_SHWC.at[:, :num_given].set(levels_SHWC[:, :num_given])
-    is_same_S = (redrawn_SHWC == levels_SHWC).all((1, 2, 3))
-    # The second condition only matters if the network rounds differently from pass to pass.
-    is_final_S = (is_same_S | (passes_S >= num_pixels)) & (image_S < num_images)
-    # Slots that got an index past the last image stand empty.
-    written_S = jnp.where(is_final_S, image_S, num_images)
-    final_BHWC = final_BHWC.at[written_S].set(redrawn_SHWC, mode="drop")
-    return _refilled(is_final_S, image_S, passes_S, redrawn_SHWC, noise, final_BHWC)
+  def noise_of(image_S):
+    return image_noise(likelihood, keys_B[inside(image_S)], size)
 
-  def _refilled(is_final_S, image_S, passes_S, levels_SHWC, noise, final_BHWC):
-    next_image = image_S.max() + 1
-    image_S = jnp.where(is_final_S, next_image + jnp.cumsum(is_final_S) - 1, image_S)
-    passes_S = jnp.where(is_final_S, 0, passes_S + 1)
-    fresh_SHWC = start_BHWC[inside(image_S)]
-    levels_SHWC = jnp.where(is_final_S[:, None, None, None], fresh_SHWC, levels_SHWC)
-    noise = lax.cond(is_final_S.any(), lambda: noise_of(inside(image_S)), lambda: noise)
-    return image_S, passes_S, levels_SHWC, noise, final_BHWC
+  def redraw(state):
+    slots, final_BHWC = state
+    head = head_fn(slots.levels_SHWC, inside(slots.image_S))
+    redrawn_SHWC = likelihood.draw(head, slots.noise)
+    redrawn_SHWC = redrawn_SHWC.at[:, :num_given].set(slots.levels_SHWC[:, :num_given])
+    is_same_S = (redrawn_SHWC == slots.levels_SHWC).all((1, 2, 3))
+    # The second condition only matters if the network rounds differently from pass to pass.
+    is_final_S = (is_same_S | (slots.passes_S >= num_pixels)) & (slots.image_S < num_images)
+    written_S = jnp.where(is_final_S, slots.image_S, num_images)
+    final_BHWC = final_BHWC.at[written_S].set(redrawn_SHWC, mode="drop")
+    return refilled(slots, redrawn_SHWC, is_final_S), final_BHWC
+
+  def refilled(slots, redrawn_SHWC, is_final_S):
+    next_image = slots.image_S.max() + 1
+    image_S = jnp.where(is_final_S, next_image + jnp.cumsum(is_final_S) - 1, slots.image_S)
+    is_new_S111 = is_final_S[:, None, None, None]
+    return _Slots(
+      image_S,
+      passes_S=jnp.where(is_final_S, 0, slots.passes_S + 1),
+      levels_SHWC=jnp.where(is_new_S111, start_BHWC[inside(image_S)], redrawn_SHWC),
+      noise=lax.cond(is_final_S.any(), lambda: noise_of(image_S), lambda: slots.noise),
+    )
 
   image_S = jnp.arange(num_slots)
-  state = (
-    image_S,
-    jnp.zeros(num_slots, jnp.int32),
-    start_BHWC[:num_slots],
-    noise_of(image_S),
-    start_BHWC,
+  passes_S = jnp.zeros(num_slots, jnp.int32)
+  slots = _Slots(image_S, passes_S, start_BHWC[:num_slots], noise_of(image_S))
+  _, final_BHWC = lax.while_loop(
+    lambda state: (state[0].image_S < num_images).any(), redraw, (slots, start_BHWC)
   )
-  return lax.while_loop(lambda state: (state[0] < num_images).any(), redraw, state)[-1]
+  return final_BHWC

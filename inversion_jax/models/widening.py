@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Shaped
 
 from inversion_jax.models.inverters import AnyArray, Inverter
 
@@ -12,7 +12,7 @@ from inversion_jax.models.inverters import AnyArray, Inverter
 def apply_widened(
   inverter: Inverter,
   params: Any,
-  levels_BHWC: Integer[AnyArray, "B H W C"],
+  levels_BHWC: Shaped[AnyArray, "..."],
   z: Float[AnyArray, "B *map Z"] | None,
   *,
   multiple: int,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from inversion_jax.exact import brackets, curves, measure
+from inversion_jax.exact import curves, measure
 from inversion_jax.information.estimators import ESTIMATE, LOWER, UPPER
 from inversion_jax.report.bounds import brackets_figure, brackets_section
 
@@ -53,21 +53,21 @@ def test_a_bound_on_the_wrong_side_is_named():
     bracket_row("leave_one_out_upper", UPPER, None),
     bracket_row("kraskov", ESTIMATE, 50.0),
   ]
-  assert brackets.violations(fine) == []
+  assert curves.violations(fine) == []
   wrong = [bracket_row("infonce", LOWER, 5.4), bracket_row("density_upper", UPPER, 4.6, error=None)]
-  above, below = brackets.violations([*fine, *wrong])
+  above, below = curves.violations([*fine, *wrong])
   assert above == "noisy_bits at sigma 1: infonce gives 5.4 nats, the truth is 5"
   assert "density_upper gives 4.6" in below
 
 
 def test_both_sides_hold_on_a_tiny_curve(monkeypatch):
   monkeypatch.setitem(measure.NETWORK, "num_filters", 8)
-  monkeypatch.setattr(brackets, "NUM_ROWS", 200)
-  monkeypatch.setattr(brackets, "NUM_FIT_ROWS", 400)
+  monkeypatch.setattr(curves, "NUM_ROWS", 200)
+  monkeypatch.setattr(curves, "NUM_FIT_ROWS", 400)
   monkeypatch.setitem(curves.CURVES, "noisy_codes", (curves.noisy_codes, (1.0,)))
   recipe = measure.dataclasses.replace(measure.QUICK, num_steps=10, log_every=2)
-  found = brackets.rows("noisy_codes", recipe)
-  assert brackets.violations(found) == []
+  found = curves.rows("noisy_codes", recipe)
+  assert curves.violations(found) == []
   by_method = {row["method"]: row for row in found}
   assert {"inverter", "infonce", "density_upper", "leave_one_out_upper"} <= set(by_method)
   assert by_method["inverter"]["kind"] == LOWER

@@ -102,7 +102,8 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(measure, "QUICK", TINY)
   monkeypatch.setitem(measure.NETWORK, "num_filters", 4)
   monkeypatch.setattr(
-    *(others.estimators, "compare_all"),
+    others.estimators,
+    "compare_all",
     lambda h, channel, key: [others.estimators.discretisation(h)],
   )
   exact_main.main(["--quick", "--task=pool", f"--output={tmp_path}"])

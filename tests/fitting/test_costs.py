@@ -11,20 +11,20 @@ from inversion_jax.models import likelihoods
 from inversion_jax.models.inverters import Inverter
 
 
-def model_and_shapes(num_channels, size, z_shape, **fields):
+def model_and_shapes(num_colours, size, z_shape, **fields):
   """An inverter, and the shapes of its parameters and of two images with h."""
   likelihood = likelihoods.make(
-    "auto", num_levels=256, num_channels=num_channels, num_components=10, min_log_scale=-7.0
+    "auto", num_levels=256, num_colours=num_colours, num_components=10, min_log_scale=-7.0
   )
   inverter = Inverter(likelihood, num_blocks=1, **fields)
-  images = ShapeDtypeStruct((2, *size, num_channels), jnp.uint8)
+  images = ShapeDtypeStruct((2, *size, num_colours), jnp.uint8)
   z = ShapeDtypeStruct((2, *z_shape), jnp.float32) if z_shape else None
   params = jax.eval_shape(inverter.init, jax.random.key(0), images, z)["params"]
   return inverter, (params, images, z)
 
 
 @pytest.mark.parametrize(
-  ("num_channels", "size", "z_shape", "fields"),
+  ("num_colours", "size", "z_shape", "fields"),
   [
     (3, (16, 16), (), {}),
     (3, (12, 20), (64,), {"num_scales": 2}),
@@ -32,8 +32,8 @@ def model_and_shapes(num_channels, size, z_shape, **fields):
     (3, (16, 16), (5, 5, 32), {"context": "encoder"}),
   ],
 )
-def test_operations_are_those_that_xla_counts(num_channels, size, z_shape, fields):
-  inverter, shapes = model_and_shapes(num_channels, size, z_shape, num_filters=256, **fields)
+def test_operations_are_those_that_xla_counts(num_colours, size, z_shape, fields):
+  inverter, shapes = model_and_shapes(num_colours, size, z_shape, num_filters=256, **fields)
 
   def nats(params, images, z):
     return -inverter.apply({"params": params}, images, z).sum()

@@ -12,7 +12,7 @@ KEY = jax.random.key(0)
 
 
 @pytest.mark.parametrize(
-  ("size", "z_shape", "channels"),
+  ("size", "z_shape", "num_colours"),
   [
     ((28, 28), (256,), 1),
     ((28, 28), (4, 4, 32), 1),
@@ -23,11 +23,11 @@ KEY = jax.random.key(0)
     ((6, 6), (12, 12, 2), 1),
   ],
 )
-def test_every_h_becomes_images_of_any_size(size, z_shape, channels):
+def test_every_h_becomes_images_of_any_size(size, z_shape, num_colours):
   z = np.random.default_rng(0).normal(size=(2, *z_shape)).astype(np.float32)
-  decoder = Decoder(channels, num_filters=4, num_units=8)
+  decoder = Decoder(num_colours, num_filters=4, num_units=8)
   images = jax.eval_shape(lambda: decoder.init_with_output(KEY, z, size)[0])
-  assert images.shape == (2, *size, channels)
+  assert images.shape == (2, *size, num_colours)
 
 
 def test_a_volume_is_not_a_representation():

@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import chex
@@ -14,18 +15,18 @@ from inversion_jax.models.widening import apply_widened
 REPRESENTATIONS = {"none": None, "vector": (5,), "map": (3, 3, 4)}
 
 
-def tiny(num_channels=1, num_levels=5, z_shape=None, size=(8, 8), batch=16, **fields):
+def tiny(num_colours=1, num_levels=5, z_shape=None, size=(8, 8), batch=16, **fields):
   """A small inverter with random parameters, images and representations."""
   likelihood = likelihoods.make(
     "auto",
     num_levels=num_levels,
-    num_channels=num_channels,
+    num_colours=num_colours,
     num_components=2,
     min_log_scale=-7.0,
   )
   inverter = Inverter(likelihood, **{"num_filters": 4, "num_blocks": 1, **fields})
   keys = jax.random.split(jax.random.key(0), 3)
-  images = jax.random.randint(keys[0], (batch, *size, num_channels), 0, num_levels)
+  images = jax.random.randint(keys[0], (batch, *size, num_colours), 0, num_levels)
   z = None if z_shape is None else jax.random.normal(keys[1], (batch, *z_shape))
   # Drawn in NumPy: compiling the real initialisation would take most of the tests' time.
   shapes = jax.eval_shape(inverter.init, keys[2], images, z)["params"]
@@ -42,11 +43,11 @@ def head_fn(inverter, params, z, size):
   return jax.jit(head)
 
 
-def causality(size, num_channels, z_shape, **fields):
+def causality(size, num_colours, z_shape, **fields):
   """For every pixel: is its head the same when all from it on is replaced, or all before it?"""
   batch = 50
   inverter, params, images, z = tiny(
-    num_channels, z_shape=z_shape, size=(size, size), batch=batch, **fields
+    num_colours, z_shape=z_shape, size=(size, size), batch=batch, **fields
   )
   other = (images + 1 + jax.random.randint(jax.random.key(9), images.shape, 0, 3)) % 5
   head = head_fn(inverter, params, z, (size, size))
@@ -68,9 +69,9 @@ def causality(size, num_channels, z_shape, **fields):
 
 
 @pytest.mark.parametrize("z_shape", REPRESENTATIONS.values(), ids=REPRESENTATIONS)
-@pytest.mark.parametrize(("size", "num_channels"), [(8, 3), (28, 1), (32, 3), (40, 1)])
-def test_every_head_depends_on_the_past_alone_and_on_the_past(size, num_channels, z_shape):
-  future_irrelevant, past_irrelevant = causality(size, num_channels, z_shape)
+@pytest.mark.parametrize(("size", "num_colours"), [(8, 3), (28, 1), (32, 3), (40, 1)])
+def test_every_head_depends_on_the_past_alone_and_on_the_past(size, num_colours, z_shape):
+  future_irrelevant, past_irrelevant = causality(size, num_colours, z_shape)
   assert future_irrelevant.all()
   # The first pixel has no past. Everywhere else there is a dependence on it.
   assert past_irrelevant[0]
@@ -104,7 +105,7 @@ def test_all_images_together_have_probability_one(size, z_shape):
 
 
 def test_all_colour_images_together_have_probability_one():
-  inverter, params, _, _ = tiny(num_channels=3, num_levels=2, size=(1, 3))
+  inverter, params, _, _ = tiny(num_colours=3, num_levels=2, size=(1, 3))
   images = jnp.array(list(itertools.product(range(2), repeat=9))).reshape(-1, 1, 3, 3)
   nats = inverter.apply({"params": params}, images).sum((1, 2))
   assert jnp.exp(nats).sum() == pytest.approx(1.0, abs=1e-4)
@@ -242,6 +243,78 @@ def test_a_representation_of_a_wrong_shape_is_refused_in_a_sentence():
     tiny(z_shape=(3, 3))
 
 
+NO_IMAGES = {
+  "floats": (np.full((2, 8, 8, 1), 0.5, np.float32), "from 0 to 4, not float32; scale"),
+  "truth values": (np.ones((2, 8, 8, 1), bool), "not bool"),
+  "no axis of colours": (np.zeros((2, 8, 8), np.uint8), r"\(B, H, W, 1\), not \(2, 8, 8\)"),
+  "one image": (np.zeros((8, 8), np.uint8), r"not \(8, 8\)"),
+  "other colours": (np.zeros((2, 8, 8, 3), np.uint8), r"not \(2, 8, 8, 3\); .* num_colours"),
+  "a level too high": (np.full((2, 8, 8, 1), 5, np.uint8), "not from 5 to 5; .* num_levels"),
+  "a level below zero": (np.full((2, 8, 8, 1), -1, np.int32), "not from -1 to -1"),
+}
+
+
+def scores_of(levels, inverter, params, z):
+  """Each way in which a model meets images, by name, as functions without arguments."""
+
+  def head():
+    contexts = inverter.apply({"params": params}, z, (8, 8), method="contexts")
+    return inverter.apply({"params": params}, levels, contexts, method="head")
+
+  def widened():
+    return apply_widened(inverter, params, levels, z, multiple=8)
+
+  return {"nats": lambda: inverter.apply({"params": params}, levels, z), "head": head} | {
+    "widened": widened,
+    "initialisation": lambda: inverter.init(jax.random.key(0), levels, z),
+  }
+
+
+@pytest.mark.parametrize("to_array", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+@pytest.mark.parametrize("case", NO_IMAGES)
+def test_what_are_no_images_are_refused_in_a_sentence(case, to_array):
+  levels, sentence = NO_IMAGES[case]
+  inverter, params, _, z = tiny(z_shape=(5,), batch=2)
+  ways = scores_of(to_array(levels), inverter, params, z)
+  for score in ways.values():
+    with pytest.raises(UserError, match=sentence):
+      score()
+
+
+@pytest.mark.parametrize("case", list(NO_IMAGES)[:5])
+def test_type_and_shape_are_refused_while_jax_traces(case):
+  levels, sentence = NO_IMAGES[case]
+  inverter, params, _, z = tiny(z_shape=(5,), batch=2)
+  with pytest.raises(UserError, match=sentence):
+    jax.eval_shape(inverter.apply, {"params": params}, levels, z)
+
+
+def test_a_compiled_model_is_the_same_program_with_the_check_and_without(monkeypatch):
+  inverter, params, images, _ = tiny(batch=2)
+
+  def programs():
+    apply = functools.partial(inverter.apply, {"params": params})
+    return str(jax.make_jaxpr(apply)(images)), str(jax.make_jaxpr(lambda: apply(images))())
+
+  checked = programs()
+  monkeypatch.setattr(likelihoods, "check_levels", lambda *_: None)
+  assert programs() == checked
+
+
+def test_images_that_are_part_of_a_program_are_read_while_it_is_traced():
+  inverter, params, images, _ = tiny(batch=2)
+  wrong = images + 5
+  with pytest.raises(UserError, match="not from 5 to 9"):
+    jax.jit(lambda params: inverter.apply({"params": params}, wrong))(params)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_levels_of_any_integer_type_give_the_same_nats(dtype):
+  inverter, params, images, _ = tiny(batch=2, num_scales=1)
+  score = jax.jit(lambda levels: inverter.apply({"params": params}, levels))
+  np.testing.assert_array_equal(score(images.astype(dtype)), score(images))
+
+
 @pytest.mark.parametrize("kind", ["vector", "map"])
 def test_an_amortised_inverter_starts_as_the_unconditional_model(kind):
   marginal, marginal_params, images, _ = tiny()
@@ -296,7 +369,7 @@ def test_an_unknown_rematerialisation_is_named():
 )
 def test_wider_inside_is_the_same_function_with_the_same_gradient(representation, fields):
   inverter, params, images, z = tiny(
-    num_channels=3,
+    num_colours=3,
     num_levels=256,
     z_shape=REPRESENTATIONS[representation],
     num_filters=5,

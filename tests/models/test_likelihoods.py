@@ -63,7 +63,7 @@ def random_head(likelihood, seed, spread=1.0):
 
 def all_pixels(likelihood):
   levels = range(likelihood.num_levels)
-  return jnp.array(list(itertools.product(levels, repeat=likelihood.num_channels)))
+  return jnp.array(list(itertools.product(levels, repeat=likelihood.num_colours)))
 
 
 LIKELIHOODS = {
@@ -122,7 +122,7 @@ def test_draws_have_the_probabilities(name):
   noise = jax.vmap(likelihood.noise)(jax.random.split(jax.random.key(0), num_draws))
   draws_NC = np.asarray(likelihood.draw(jnp.broadcast_to(head, (num_draws, len(head))), noise))
   pixels_PC = np.asarray(all_pixels(likelihood))
-  place = likelihood.num_levels ** np.arange(likelihood.num_channels)[::-1]
+  place = likelihood.num_levels ** np.arange(likelihood.num_colours)[::-1]
   counts_P = np.bincount(draws_NC @ place, minlength=len(pixels_PC))
   expected_P = num_draws * np.exp(likelihood.log_prob(head[None], jnp.asarray(pixels_PC)))
   likely = expected_P > 5
@@ -135,11 +135,11 @@ def test_a_colour_depends_on_the_rounded_colours_before_it_alone():
   likelihood = likelihoods.LogisticMixture(256, 3, 2)
   head, noise = random_head(likelihood, 2), likelihood.noise(jax.random.key(1))
   pixel = likelihood.draw(head, noise)
-  for channel in range(3):
-    changed = {**noise, "colour_C": noise["colour_C"].at[channel].add(7.0)}
+  for colour in range(3):
+    changed = {**noise, "colour_C": noise["colour_C"].at[colour].add(7.0)}
     other = likelihood.draw(head, changed)
-    np.testing.assert_array_equal(other[:channel], pixel[:channel])
-    assert other[channel] != pixel[channel]
+    np.testing.assert_array_equal(other[:colour], pixel[:colour])
+    assert other[colour] != pixel[colour]
   # A nudge that leaves red's level as it is leaves green and blue exactly as they are.
   nudged = {**noise, "colour_C": noise["colour_C"].at[0].add(1e-4)}
   np.testing.assert_array_equal(likelihood.draw(head, nudged), pixel)
@@ -155,10 +155,10 @@ def test_levels_survive_the_way_to_unit_and_back():
 
 def test_what_no_likelihood_is_made_for_is_said_in_a_sentence():
   options = {"num_levels": 256, "num_components": 2, "min_log_scale": -7.0}
-  with pytest.raises(UserError, match="one channel, not 3"):
-    likelihoods.make("categorical", num_channels=3, **options)
-  with pytest.raises(UserError, match="1 or 3 channels, not 2"):
-    likelihoods.make("logistic_mixture", num_channels=2, **options)
+  with pytest.raises(UserError, match="one colour, not 3; use likelihood='logistic_mixture'"):
+    likelihoods.make("categorical", num_colours=3, **options)
+  with pytest.raises(UserError, match="1 or 3 colours, not 2"):
+    likelihoods.make("logistic_mixture", num_colours=2, **options)
   with pytest.raises(UserError, match="'gaussian' is not known"):
-    likelihoods.make("gaussian", num_channels=1, **options)
-  assert likelihoods.make("auto", num_channels=1, **options) == likelihoods.Categorical(256)
+    likelihoods.make("gaussian", num_colours=1, **options)
+  assert likelihoods.make("auto", num_colours=1, **options) == likelihoods.Categorical(256)

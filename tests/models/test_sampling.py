@@ -76,14 +76,14 @@ def test_the_network_sees_rounded_levels_alone():
 class Drawn:
   """A small inverter with random parameters, and what is drawn from it."""
 
-  def __init__(self, size, num_channels=1, z_shape=None, num_images=3, **fields):
+  def __init__(self, size, num_colours=1, z_shape=None, num_images=3, **fields):
     likelihood = likelihoods.make(
-      "auto", num_levels=17, num_channels=num_channels, num_components=2, min_log_scale=-7.0
+      "auto", num_levels=17, num_colours=num_colours, num_components=2, min_log_scale=-7.0
     )
     fields = {"num_filters": 4, "num_blocks": 1} | fields
     self.inverter, self.size, self.num_images = Inverter(likelihood, **fields), size, num_images
     rng = np.random.default_rng(0)
-    images = jnp.zeros((num_images, *size, num_channels), jnp.int32)
+    images = jnp.zeros((num_images, *size, num_colours), jnp.int32)
     z = None if z_shape is None else rng.normal(size=(num_images, *z_shape)).astype(np.float32)
     shapes = jax.eval_shape(self.inverter.init, jax.random.key(0), images, z)["params"]
     draw = lambda leaf: jnp.float32(rng.normal(0.0, 0.6, leaf.shape))  # noqa: E731
@@ -118,7 +118,7 @@ class Drawn:
 
 
 @pytest.mark.parametrize(
-  ("size", "num_channels", "z_shape", "fields"),
+  ("size", "num_colours", "z_shape", "fields"),
   [
     ((8, 8), 1, (5,), {"num_scales": 2}),
     ((28, 28), 1, (4, 4, 3), {}),
@@ -128,9 +128,9 @@ class Drawn:
     ((5, 6), 1, (3,), {"num_scales": 1}),
   ],
 )
-def test_heads_pixel_by_pixel_are_those_of_the_whole_network(size, num_channels, z_shape, fields):
-  drawn = Drawn(size, num_channels, z_shape, **fields)
-  levels = np.random.default_rng(1).integers(0, 17, (3, *size, num_channels)).astype(np.int32)
+def test_heads_pixel_by_pixel_are_those_of_the_whole_network(size, num_colours, z_shape, fields):
+  drawn = Drawn(size, num_colours, z_shape, **fields)
+  levels = np.random.default_rng(1).integers(0, 17, (3, *size, num_colours)).astype(np.int32)
   whole = drawn.heads(levels, cached=False)
   # The heads of random parameters reach 100: 1e-5 of the largest is rounding.
   np.testing.assert_allclose(
@@ -140,10 +140,10 @@ def test_heads_pixel_by_pixel_are_those_of_the_whole_network(size, num_channels,
 
 @pytest.mark.parametrize("sampler", ["cached", "fixed_point"])
 @pytest.mark.parametrize(
-  ("num_channels", "z_shape"), [(1, (5,)), (3, (3, 3, 4)), (1, None)], ids=str
+  ("num_colours", "z_shape"), [(1, (5,)), (3, (3, 3, 4)), (1, None)], ids=str
 )
-def test_all_samplers_draw_the_same_images(sampler, num_channels, z_shape):
-  drawn = Drawn((6, 5), num_channels, z_shape, num_images=7)
+def test_all_samplers_draw_the_same_images(sampler, num_colours, z_shape):
+  drawn = Drawn((6, 5), num_colours, z_shape, num_images=7)
   ancestral = drawn.images("ancestral")
   assert ancestral.std() > 1
   np.testing.assert_array_equal(drawn.images(sampler), ancestral)
@@ -171,7 +171,9 @@ def test_fixed_points_are_found_in_the_fewest_passes_and_images_make_room():
   jax.effects_barrier()
   expected = sampling.ancestral(
     lambda levels: past_sum_head(levels) * (1.0 - jnp.arange(20) % 2)[:, None, None, None],
-    *(CATEGORICAL, keys(20), (4, 4)),
+    CATEGORICAL,
+    keys(20),
+    (4, 4),
   )
   np.testing.assert_array_equal(drawn, expected)
   # Odd images do not depend on the past: one pass draws them, one finds nothing to change. Slots
