@@ -10,17 +10,41 @@ import inversion_jax
 PACKAGE = pathlib.Path(inversion_jax.__file__).parent
 # Floors and rooms from the ground up; a module imports only what stands before it.
 LADDER = [
-  *("machine.errors", "machine.processes", "machine.progress", "machine.storage"),
-  *("machine.metrics", "machine.checkpoints", "machine.placement", "machine.compilation"),
+  *("machine.errors", "machine.limits", "machine.processes", "machine.progress", "machine.storage"),
+  *(
+    "machine.notes",
+    "machine.metrics",
+    "machine.checkpoints",
+    "machine.placement",
+    "machine.compilation",
+  ),
   *("data.images", "data.batches", "data.datasets", "data.loading"),
   *("information.statistics", "information.diversity", "information.neighbours"),
-  *("features.classifiers", "features.noise", "features.representations"),
+  *(
+    "features.classifiers",
+    "features.noise",
+    "features.representations",
+    "features.sources",
+    "features.wrappers",
+    "features.pairs",
+  ),
   *("information.densities", "information.estimators"),
   *("models.layers", "models.likelihoods", "models.pixelcnn", "models.incremental"),
   *("models.contexts", "models.inverters", "models.widening", "models.decoders", "models.gans"),
   "models.sampling",
-  *("fitting.costs", "fitting.scoring", "fitting.training"),
-  *("report", "config", "runs", "exact", "stages", "compare", "paper", "main"),
+  *("fitting.costs", "fitting.scoring", "fitting.training", "fitting.sessions"),
+  *(
+    "report",
+    "results",
+    "inversion",
+    "config",
+    "runs",
+    "exact",
+    "stages",
+    "compare",
+    "paper",
+    "main",
+  ),
 ]
 FLOORS = ("machine", "data", "features", "models", "fitting", "information")
 

@@ -15,13 +15,15 @@ import optax
 from jaxtyping import Array
 
 from inversion_jax.fitting import costs
-from inversion_jax.machine import compilation, placement
+from inversion_jax.machine import compilation, limits, placement
 from inversion_jax.machine.errors import UserError
 
 # Decay of the rate per step. Salimans et al.'s implementation uses 0.999995; the paper's 0.9999,
 # read literally, leaves 1.4e-11 of the rate after its 250,000 steps.
 DECAY_PER_STEP = {"none": 1.0, "openai": 0.999995, "paper": 0.9999}
 DECAYS = (*DECAY_PER_STEP, "cosine")
+POSITIVE = ("batch_size", "num_microbatches", "num_steps", "learning_rate")
+POSITIVE += ("log_every", "validate_every")
 # What a loss measures, as it ends the names of its metrics.
 NATS = "nats_per_image"
 # A loss this many times the untrained model's is not coming back.
@@ -69,6 +71,12 @@ class Recipe:
   log_every: int = 100
   validate_every: int = 1000
   patience: int = 0
+
+  def __post_init__(self):
+    limits.check_fields(self, POSITIVE, limits.ABOVE_ZERO)
+    limits.check_fields(self, ("adam_b1", "adam_b2", "ema_decay"), limits.FRACTION)
+    limits.check_fields(self, ("patience",), limits.NOT_NEGATIVE)
+    limits.check_one_of("decay", self.decay, DECAYS)
 
   def rate_at(self, step):
     """The learning rate of step `step` (an integer or an array)."""

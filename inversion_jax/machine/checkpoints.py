@@ -13,6 +13,7 @@ from orbax.checkpoint import checkpoint_managers
 from inversion_jax.machine.errors import UserError
 
 _VALUE = "value"
+_STATE = "default"  # Orbax's name of what `save` is given
 
 
 class Checkpoints:
@@ -81,6 +82,19 @@ class Checkpoints:
     template = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     with self._naming(step):
       return self._manager.restore(step, args=ocp.args.StandardRestore(template))
+
+  def restore_parts(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+    """Restores the fields of the state of `step` that `like` names, and reads no other.
+
+    Raises:
+      UserError: as `restore`.
+    """
+    template = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    how = ocp.checkpoint_utils.construct_restore_args(template)
+    args = ocp.args.PyTreeRestore(template, restore_args=how, partial_restore=True)
+    self._manager.wait_until_finished()
+    with self._naming(step), ocp.PyTreeCheckpointer() as checkpointer:
+      return checkpointer.restore(self.folder / str(step) / _STATE, args=args)
 
   def _read_value(self, step):
     with self._naming(step):

@@ -3,7 +3,8 @@
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorboardX
 
@@ -12,8 +13,37 @@ from inversion_jax.machine import processes, storage
 TENSORBOARD = "tensorboard"
 
 
-class MetricsLog:
-  """Appends the metrics of one stage to a run's `metrics.jsonl` and `tensorboard/`.
+class Records:
+  """The metrics of one stage, in memory; every value carries its unit in its name."""
+
+  def __init__(self, stage: str, records: Sequence[dict[str, Any]] = ()):
+    self._stage, self._records = stage, list(records)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    pass
+
+  def write(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
+    """Appends one record."""
+    record = {"stage": self._stage, "step": step} | {
+      name: float(value) for name, value in values.items()
+    }
+    self._records.append(record)
+    return record
+
+  def first(self, name: str) -> float:
+    """The first value of `name`; infinity if there is none."""
+    return next((record[name] for record in self._records if name in record), math.inf)
+
+  def last(self, name: str, default: float) -> float:
+    """The last value of `name`."""
+    return next((record[name] for record in self._records[::-1] if name in record), default)
+
+
+class MetricsLog(Records):
+  """Records that are also lines of a run's `metrics.jsonl` and TensorBoard events.
 
   Args:
     folder: of the run.
@@ -23,43 +53,30 @@ class MetricsLog:
   """
 
   def __init__(self, folder: pathlib.Path, stage: str, from_step: int):
-    self._path, self._stage = folder / storage.METRICS, stage
+    self._path = folder / storage.METRICS
     records = [
       record
       for record in storage.read_metrics(self._path)
       if record["stage"] != stage or record["step"] <= from_step
     ]
-    self._records = [record for record in records if record["stage"] == stage]
+    super().__init__(stage, [record for record in records if record["stage"] == stage])
     storage.write_text(self._path, "".join(json.dumps(record) + "\n" for record in records))
     # One process appends; the others would append the same.
     self._is_writer = processes.is_first()
     if self._is_writer:
       self._events = tensorboardX.SummaryWriter(str(folder / TENSORBOARD / stage))
 
-  def __enter__(self):
-    return self
-
   def __exit__(self, *_):
     if self._is_writer:
       self._events.close()
 
-  def write(self, step: int, values: Mapping[str, float]):
-    """Appends one line; every value carries its unit in its name."""
-    record = {"stage": self._stage, "step": step} | {
-      name: float(value) for name, value in values.items()
-    }
-    self._records.append(record)
+  def write(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
+    """Appends one line."""
+    record = super().write(step, values)
     if not self._is_writer:
-      return
+      return record
     with self._path.open("a", encoding="utf-8") as file:
       file.write(json.dumps(record) + "\n")
     for name, value in values.items():
       self._events.add_scalar(f"{self._stage}/{name}", value, step)
-
-  def first(self, name: str) -> float:
-    """The first logged value of `name`; infinity if the log was deleted."""
-    return next((record[name] for record in self._records if name in record), math.inf)
-
-  def last(self, name: str, default: float) -> float:
-    """The last logged value of `name`."""
-    return next((record[name] for record in self._records[::-1] if name in record), default)
+    return record

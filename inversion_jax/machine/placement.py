@@ -27,6 +27,14 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
   return jax.tree.map(put_array, tree)
 
 
+def replicated_shapes(tree: Any) -> Any:
+  """Shapes and types of `tree`, as of arrays that lie on every device."""
+  _, replicated = data_parallel()
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), tree
+  )
+
+
 def jit_gathered(fn: Callable) -> Callable:
   """Compiles `fn` so that every process gets its whole result."""
   return jax.jit(fn, out_shardings=data_parallel()[1])

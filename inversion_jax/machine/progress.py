@@ -47,6 +47,25 @@ def show_lines():
   _LOGGER.setLevel(logging.INFO)
 
 
+@contextlib.contextmanager
+def shown(quiet: bool) -> Iterator[None]:
+  """Shows lines inside where nobody listens yet, as a program does; or, `quiet`, nothing at all."""
+  global _quiet
+  before, _quiet = (_quiet, _LOGGER.level, list(_LOGGER.handlers), _LOGGER.propagate), quiet
+  if quiet:
+    _LOGGER.setLevel(logging.ERROR)
+  elif not _LOGGER.hasHandlers():
+    show_lines()
+  try:
+    yield
+  finally:
+    _quiet, level, _LOGGER.handlers[:], _LOGGER.propagate = before
+    _LOGGER.setLevel(level)
+
+
+_quiet = False
+
+
 @runtime_checkable
 class Progress(Protocol):
   """What the loops see."""
@@ -104,7 +123,7 @@ class _Lines:
 @contextlib.contextmanager
 def track(description: str, total: int, *, initial: int = 0, unit: str = "step") -> Iterator:
   """Yields a `Progress` over `total` units, of which `initial` were done before."""
-  has_bar = sys.stderr.isatty() and processes.is_first()
+  has_bar = sys.stderr.isatty() and processes.is_first() and not _quiet
   shown = (_Bar if has_bar else _Lines)(description, total, initial, unit)
   try:
     yield shown

@@ -64,13 +64,16 @@ def numbers(figures: Iterable[tuple[str, Any, str]]) -> Html:
 
 def picture(path: pathlib.Path, alt: str, caption: str) -> Html:
   """A PNG file, embedded at half its pixels so that it is sharp on a fine screen."""
-  data = path.read_bytes()
+  return element("figure", image(path.read_bytes(), alt), element("figcaption", caption))
+
+
+def image(data: bytes, alt: str) -> Html:
+  """The bytes of a PNG file as an element, at half its pixels."""
   width, height = struct.unpack(">II", data[16:24])  # where every PNG has them
-  image = (
+  return Html(
     f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}" alt="{escaped(alt)}"'
     f' width="{width // 2}" height="{height // 2}">'
   )
-  return element("figure", Html(image), element("figcaption", caption))
 
 
 def folded(title: str, *content: Any) -> Html:

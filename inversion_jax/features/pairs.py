@@ -1,0 +1,297 @@
+"""Images with their h: what is fitted, and what is scored."""
+
+import dataclasses
+import pathlib
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from inversion_jax.data.images import check_images
+from inversion_jax.features import sources
+from inversion_jax.features.sources import Features
+from inversion_jax.machine import placement
+from inversion_jax.machine.errors import UserError
+from inversion_jax.machine.progress import warn
+
+# As the sets that have no validation split: the last tenth, 5,000 at most.
+HELD_OUT_FRACTION, MAX_HELD_OUT = 10, 5_000
+# Levels are counted from the images only below this; brighter ones are taken for 256 levels.
+MAX_COUNTED_LEVELS = 128
+NO_LABEL = -1
+NUM_CHECKED_UNITS = 10_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairs:
+  """Images and the source of their h, row by row; made by `pairs`.
+
+  Attributes:
+    images: uint8 levels, (N, H, W, C).
+    features: the source of h; None for the unconditional model p(x).
+    index: where each image stands in the set that it comes from, which the source goes by, too.
+    labels: of each image, -1 if unknown.
+    sources: images made from one original share a number; elsewhere equal to `index`.
+    num_levels: values of a sub-pixel, 0 to num_levels - 1.
+    dataset: a name for it.
+  """
+
+  images: UInt8[np.ndarray, "N H W C"]
+  features: Features | None
+  index: Int[np.ndarray, " N"]
+  labels: Int[np.ndarray, " N"]
+  sources: Int[np.ndarray, " N"]
+  num_levels: int
+  dataset: str = "images"
+
+  def __len__(self) -> int:
+    return len(self.images)
+
+  def __repr__(self) -> str:
+    given = f"h {self.features.shape} of {self.features.name}" if self.features else "no h"
+    shape = " x ".join(map(str, self.image_shape))
+    return f"Pairs({len(self)} images {shape}, {self.num_levels} levels, {given})"
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """Rows, columns, colours."""
+    return self.images.shape[1:]
+
+  @property
+  def h(self) -> np.ndarray:
+    """h of all images, in memory, (N, ...)."""
+    if self.features is None:
+      raise UserError("These pairs have no h; they are for the unconditional model p(x).")
+    return self.features.in_batches(self.images, self.index, sources.BATCH_SIZE)
+
+  def rows(self, rows: Int[np.ndarray, " M"]) -> "Pairs":
+    """Some of the pairs."""
+    parts = {name: getattr(self, name)[rows] for name in ("images", "index", "labels", "sources")}
+    return dataclasses.replace(self, **parts)
+
+  def without_h(self) -> "Pairs":
+    """The same images for the unconditional model p(x)."""
+    return dataclasses.replace(self, features=None)
+
+  def seen_through(self, wrap: Callable[[Features], Features]) -> "Pairs":
+    """The same images with their source wrapped; unchanged without one."""
+    return dataclasses.replace(self, features=wrap(self.features)) if self.features else self
+
+  def split(self, test: int | None = None, seed: int | None = 0) -> tuple["Pairs", "Pairs"]:
+    """(pairs to train on, pairs to test on), each row in one of them.
+
+    Args:
+      test: how many are tested on; None is a tenth of them.
+      seed: of the choice; None takes the last ones. Images of one source stay together.
+    """
+    num_test = len(self) // HELD_OUT_FRACTION if test is None else test
+    if not 2 <= num_test <= len(self) - 2:
+      raise UserError(
+        f"test={num_test} of {len(self)} pairs cannot be held out: both parts need at least two."
+      )
+    order_N = np.arange(len(self))
+    if seed is not None:
+      order_N = np.random.default_rng(seed).permutation(len(self))
+    is_test_N = np.zeros(len(self), bool)
+    is_test_N[order_N[-num_test:]] = True
+    # Versions of one original would let the test images be learnt by heart.
+    is_test_N = np.isin(self.sources, self.sources[is_test_N])
+    return self.rows(np.flatnonzero(~is_test_N)), self.rows(np.flatnonzero(is_test_N))
+
+  def held_out(self) -> tuple["Pairs", "Pairs"]:
+    """(pairs to train on, pairs to validate on): the last tenth, 5,000 at most."""
+    num_held_out = min(MAX_HELD_OUT, len(self) // HELD_OUT_FRACTION)
+    if num_held_out < 2:
+      raise UserError(
+        f"{len(self)} pairs are too few to hold a tenth of them out for validation; give 20 or "
+        "more, or validation=."
+      )
+    return self.split(num_held_out, seed=None)
+
+  def batch(self, rows_B: Int[np.ndarray, " B"]) -> dict[str, Any]:
+    """{"image": levels, "h": h or None} of some rows, on the devices."""
+    images_BHWC = self.images[rows_B]
+    placed_BHWC = placement.put_batch(images_BHWC)
+    if self.features is None:
+      return {"image": placed_BHWC, "h": None}
+    fetched = self.features.fetch(images_BHWC, self.index[rows_B])
+    is_image = fetched is images_BHWC
+    placed = placed_BHWC if is_image else placement.put_batch(fetched)
+    return {"image": placed_BHWC, "h": self.features.compiled(placed)}
+
+
+def pairs(
+  x: Any,
+  h: Any = None,
+  *,
+  num_levels: int | None = None,
+  labels: Any = None,
+  sources: Any = None,
+  name: str = "",
+) -> Pairs:
+  """Images with what is known of them, checked.
+
+      train, test = ij.pairs(x, h).split(test=1_000)
+
+  Args:
+    x: uint8 levels (N, H, W, C), or the path of an `.npy` file of them.
+    h: of each image, (N, Z) or (N, rows, columns, Z): an array of any framework that NumPy reads,
+      the path of an `.npy` file (read as it is needed), or any function from images to such an
+      array, which is called on all of them now. None for the unconditional model p(x).
+    num_levels: values of a sub-pixel; counted from the images if they are dark, else 256.
+    labels: an integer for each image, shown in reports.
+    sources: images made from one original share a number: they are never split, and count as one
+      piece of evidence.
+    name: of the features, for titles.
+
+  Raises:
+    UserError: in one sentence, what is wrong with them.
+  """
+  images = array_of(x, "x")
+  check_images(images, num_levels or 256, name="x")
+  if not len(images):
+    raise UserError("x has no images; give at least a few dozen.")
+  index = np.arange(len(images))
+  features = None if h is None else _features(h, images, name)
+  return Pairs(
+    images=images,
+    features=features,
+    index=index,
+    labels=_integers(labels, len(images), "labels", np.full(len(images), NO_LABEL)),
+    sources=_integers(sources, len(images), "sources", index),
+    num_levels=_checked_levels(num_levels, images),
+  )
+
+
+def array_of(given: Any, name: str) -> np.ndarray:
+  """An array from what a user gives: an array of any framework, or the path of an `.npy` file.
+
+  Raises:
+    UserError: it is no array, or a file that is missing, damaged or a pickle.
+  """
+  if isinstance(given, str | pathlib.Path):
+    given = _memory_mapped(pathlib.Path(given), name)
+  array = np.asarray(given)
+  if array.dtype.kind == "O":
+    raise UserError(
+      f"{name} is an array of Python objects; give an array of numbers, all rows of one shape."
+    )
+  return array
+
+
+def _memory_mapped(path, name):
+  try:
+    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+  except FileNotFoundError:
+    raise UserError(f"{name}: the file {path} does not exist.") from None
+  except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    raise UserError(
+      f"{name}: {path} is not an .npy file of numbers ({error}); pickles are not read."
+    ) from error
+  if not isinstance(loaded, np.ndarray):
+    raise UserError(f"{name}: {path} holds several arrays; load it and give one of them.")
+  return loaded
+
+
+def _features(h, images, name):
+  is_function = callable(h) and not hasattr(h, "__array__")
+  if is_function:
+    features = sources.computed(h, images, name)
+  else:
+    features = sources.Stored(array_of(h, "h"), name or "h")
+  check_features(features.h, len(images))
+  return features
+
+
+def check_features(h: np.ndarray, num_images: int, name: str = "h"):
+  """Raises UserError unless `h` are features: finite numbers, a vector or a map for each image."""
+  if h.dtype.kind not in "fiub":
+    raise UserError(f"{name} must be numbers, not {h.dtype}; convert them to float32.")
+  if h.ndim not in (2, 4) or 0 in h.shape[1:]:
+    raise UserError(
+      f"{name} must be a vector (N, Z) or a map (N, rows, columns, Z) for each image, not of shape "
+      f"{h.shape}; flatten or rearrange it."
+    )
+  if len(h) != num_images:
+    raise UserError(
+      f"{name} has {len(h):,} rows for {num_images:,} images; give one row for each image, in the "
+      "same order."
+    )
+  _check_values(h, name)
+
+
+def _check_values(h, name):
+  low_Z, high_Z = np.full(h.shape[1:], np.inf), np.full(h.shape[1:], -np.inf)
+  for start in range(0, len(h), sources.BATCH_SIZE):
+    rows = np.asarray(h[start : start + sources.BATCH_SIZE], np.float64)
+    bad = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(1))
+    if len(bad):
+      raise UserError(
+        f"{name} is not finite in row {start + bad[0]}; mend or drop such rows of x and h."
+      )
+    if np.abs(rows).max() > np.finfo(np.float32).max:
+      raise UserError(f"{name} has values beyond float32; scale them down.")
+    low_Z, high_Z = np.minimum(low_Z, rows.min(0)), np.maximum(high_Z, rows.max(0))
+  is_constant_Z = (low_Z == high_Z).reshape(-1, h.shape[-1]).all(0)
+  if is_constant_Z.all() and len(h) > 1:
+    raise UserError(
+      f"{name} is the same for every image, so it tells nothing; check what made it, or leave it "
+      "out for p(x)."
+    )
+  if is_constant_Z.any():
+    warn("%s: %d of %d units are the same for every image", name, is_constant_Z.sum(), h.shape[-1])
+
+
+def _integers(given, num_images, name, default):
+  if given is None:
+    return default
+  array = array_of(given, name)
+  if array.dtype.kind not in "iu" or array.shape != (num_images,):
+    raise UserError(
+      f"{name} must be {num_images} integers, one for each image, not {array.dtype} of shape "
+      f"{array.shape}."
+    )
+  return array.astype(np.int64)
+
+
+def _checked_levels(num_levels, images):
+  if num_levels is None:
+    highest = int(images.max())
+    return max(2, highest + 1) if highest < MAX_COUNTED_LEVELS else 256
+  if isinstance(num_levels, bool) or not isinstance(num_levels, int) or not 2 <= num_levels <= 256:
+    raise UserError(f"num_levels={num_levels!r} must be an integer from 2 to 256.")
+  return num_levels
+
+
+def fingerprints(of: Pairs) -> set[int]:
+  """A number for every row: of the same images with the same h it is the same."""
+  images_ND = np.ascontiguousarray(of.images).reshape(len(of), -1)
+  found = set()
+  for start in range(0, len(of), sources.BATCH_SIZE):
+    rows = slice(start, start + sources.BATCH_SIZE)
+    h = np.asarray(of.features.fetch(of.images[rows], of.index[rows])) if of.features else None
+    for place, image_D in enumerate(images_ND[rows]):
+      found.add(hash((image_D.tobytes(), b"" if h is None else h[place].tobytes())))
+  return found
+
+
+def check_apart(train: set[int], other: Pairs, what: str):
+  """Raises UserError if many of the `other` pairs are among those trained on; warns of few.
+
+  Real sets hold a few images twice; a tenth of them is a mistake.
+
+  Args:
+    train: `fingerprints` of the pairs trained on.
+    other: pairs that must be new.
+    what: how to call them.
+  """
+  num_shared = sum(
+    bool(fingerprints(other.rows(np.array([row]))) & train) for row in range(len(other))
+  )
+  words = f"{num_shared} of the {len(other)} {what} pairs are among the training pairs"
+  if num_shared * HELD_OUT_FRACTION > len(other):
+    raise UserError(f"{words}, so their nats would be too few; hold them out with .split().")
+  if num_shared:
+    warn("%s", words)

@@ -1,0 +1,292 @@
+"""Training one model from nothing, or from where it was, to its best parameters."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+
+from inversion_jax.data import batches
+from inversion_jax.fitting import costs, training
+from inversion_jax.fitting.training import Recipe, TrainState
+from inversion_jax.machine import compilation, notes, placement
+from inversion_jax.machine.errors import UserError
+from inversion_jax.machine.metrics import MetricsLog, Records
+from inversion_jax.machine.progress import say, track
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """What is trained: how it begins, what it minimises, on what, and how it is judged.
+
+  Attributes:
+    name: of the model; its checkpoints, its lines of metrics and its random streams carry it.
+    init_fn: `init_fn(keys, *first_batch)` gives the untrained parameters; `keys` has the streams
+      "params" and "dropout".
+    first_batch: what the initialisation sees, whose statistics set scales.
+    loss_fn: `loss_fn(params, batch, dropout_key)`, the mean loss of a batch, and metrics.
+    batch_fn: rows of the training set to a batch on the devices.
+    num_images: of the training set.
+    validate: `validate(state)` gives the value by which the best step is chosen, and metrics.
+    unit: of the loss, as it ends the names of its metrics.
+    best_mode: whether the best value is the "min" or the "max".
+    milestones: steps that are validated and kept whatever comes after them.
+    start_from: parameters to begin with, made from the initialised ones; None leaves those.
+    advice: what a user can do if a step does not fit into memory.
+    facts: what the note of it says besides where training ended.
+  """
+
+  name: str
+  init_fn: Callable[..., Any]
+  first_batch: tuple
+  loss_fn: Callable[[Any, Any, Array], tuple[Array, dict[str, Array]]]
+  batch_fn: Callable[[Int[np.ndarray, " B"]], Any]
+  num_images: int
+  validate: Callable[[TrainState], tuple[float, Mapping[str, float]]]
+  unit: str = training.NATS
+  best_mode: str = "min"
+  milestones: tuple[int, ...] = ()
+  start_from: Callable[[Any], Any] | None = None
+  advice: str = "raise num_microbatches or lower batch_size"
+  facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Trained(NamedTuple):
+  """Where training ended: averaged and live parameters of the best step, and the note of it."""
+
+  ema_params: Any
+  params: Any
+  note: dict[str, Any]
+
+
+def train(
+  subject: Subject, recipe: Recipe, *, seed: int, folder: pathlib.Path | None = None
+) -> Trained:
+  """Trains `subject`; with a folder from its newest checkpoint on, and notes there where it ended.
+
+  Args:
+    subject: the model.
+    recipe: how it is trained.
+    seed: of initialisation, order and dropout.
+    folder: a run folder; None keeps everything in memory.
+
+  Raises:
+    UserError: a step does not fit into memory, a batch into the set, or training diverges.
+  """
+  placement.check_batch_size(
+    recipe.batch_size, subject.num_images, f"{subject.name}.batch_size", recipe.num_microbatches
+  )
+  rows_fn = functools.partial(
+    batches.train_rows, seed=seed, batch_size=recipe.batch_size, num_images=subject.num_images
+  )
+  root_key = jax.random.key(seed)
+  step_key = training.key_for(root_key, subject.name)
+  step_fn = training.Step(subject.loss_fn, recipe, step_key, subject.unit)
+  start = time.monotonic()
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(costs.memory_errors(f"A step of the {subject.name}", subject.advice))
+    shape = state_shape(subject, recipe)
+    _say_memory(subject, step_fn, shape, subject.batch_fn(rows_fn(0)))
+    kept = stack.enter_context(_kept(subject, folder))
+    first_step = kept.latest_step() or 0
+    log = stack.enter_context(_log(subject, folder, first_step))
+    shown = stack.enter_context(track(subject.name, recipe.num_steps, initial=first_step))
+    session = _Session(subject, recipe, kept, log, shown, first_step)
+    state = training.fit(
+      session.begin(shape, root_key),
+      step_fn=step_fn,
+      batch_fn=lambda step: subject.batch_fn(rows_fn(step)),
+      recipe=recipe,
+      start_loss=log.first(f"validation_{subject.unit}"),
+      unit=subject.unit,
+      milestones=subject.milestones,
+      on_log=session.on_log,
+      on_validate=session.on_validate,
+    )
+    best_step, best_value = kept.best()
+    best = kept.restore_parts(best_step, {"ema_params": shape.ema_params, "params": shape.params})
+  note = {
+    "step": int(state.step),
+    "best_step": best_step,
+    "stopped_early": int(state.step) < recipe.num_steps,
+    "seconds": time.monotonic() - start,
+    **subject.facts,
+  }
+  if folder:
+    note["seconds"] += notes.read(folder).get(subject.name, {}).get("seconds", 0.0)
+    notes.write(folder, subject.name, note)
+  return Trained(best["ema_params"], best["params"], note | {"best_value": best_value})
+
+
+def is_finished(folder: pathlib.Path, name: str, num_steps: int) -> bool:
+  """Whether training has reached its last step, or stopped early, and left its best checkpoint."""
+  note = notes.read(folder).get(name)
+  # A damaged checkpoint that the user has deleted is trained again.
+  if note is None or not (folder / name / str(note["best_step"])).exists():
+    return False
+  return note["stopped_early"] or note["step"] >= num_steps
+
+
+def saved_parts(folder: pathlib.Path, name: str, step: int, like: dict[str, Any]) -> dict[str, Any]:
+  """The fields of the training state of a model at `step` that `like` names, in its shapes.
+
+  Raises:
+    UserError: there is no such checkpoint, or it is damaged.
+  """
+  from inversion_jax.machine.checkpoints import Checkpoints
+
+  with Checkpoints(folder / name, "min") as checkpoints:
+    if step not in checkpoints.steps():
+      raise UserError(
+        f"{folder / name} has no checkpoint of step {step}, only of {checkpoints.steps()}; train "
+        "for that long, or choose one of these."
+      )
+    return checkpoints.restore_parts(step, like)
+
+
+def initial_state(subject: Subject, recipe: Recipe, root_key: Array) -> TrainState:
+  """The untrained state, on all devices."""
+  keys = {
+    stream: training.key_for(root_key, f"{subject.name}_init_{stream}")
+    for stream in ("params", "dropout")
+  }
+  build = functools.partial(_build_state, subject, recipe)
+  state = compilation.jit_once(build)(keys, *subject.first_batch)
+  if subject.start_from:
+    params = subject.start_from(state.params)
+    state = training.initial_state(params, recipe.optimizer())
+  return placement.put(state, placement.data_parallel()[1])
+
+
+def state_shape(subject: Subject, recipe: Recipe) -> TrainState:
+  """Shapes, types and placement of the state, without computing it."""
+  keys = dict.fromkeys(("params", "dropout"), jax.random.key(0))
+  one = jax.tree.map(lambda array: array[:1], subject.first_batch)
+  shapes = jax.eval_shape(functools.partial(_build_state, subject, recipe), keys, *one)
+  return placement.replicated_shapes(shapes)
+
+
+def _build_state(subject, recipe, keys, *first_batch):
+  return training.initial_state(subject.init_fn(keys, *first_batch), recipe.optimizer())
+
+
+def _kept(subject, folder):
+  if folder is None:
+    return _InMemory(subject.best_mode)
+  from inversion_jax.machine.checkpoints import Checkpoints
+
+  return Checkpoints(folder / subject.name, subject.best_mode, subject.milestones)
+
+
+def _log(subject, folder, first_step):
+  return MetricsLog(folder, subject.name, first_step) if folder else Records(subject.name)
+
+
+def _say_memory(subject, step_fn, shape, batch):
+  """Says what a step needs before anything is trained, or that it will not fit."""
+  num_bytes = step_fn.memory_bytes(shape, batch)
+  costs.check_memory(num_bytes, f"A step of the {subject.name}", subject.advice)
+  say(
+    "%s: a step needs about %.3g GB on each device, of %.3g GB",
+    subject.name,
+    num_bytes / costs.GB,
+    costs.device_bytes() / costs.GB,
+  )
+
+
+class _InMemory:
+  """In the place of checkpoints: the parameters of the best step alone."""
+
+  def __init__(self, best_mode: str):
+    self._sign = -1 if best_mode == "min" else 1
+    self._best = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    pass
+
+  def save(self, step: int, state: TrainState, value: float):
+    if self._best is None or self._sign * value >= self._sign * self._best[1]:
+      parts = {"ema_params": state.ema_params, "params": state.params}
+      # The next step takes the memory of the state.
+      self._best = step, value, jax.tree.map(lambda array: array.copy(), parts)
+
+  def latest_step(self):
+    return None if self._best is None else self._best[0]
+
+  def best(self):
+    return self._best[:2]
+
+  def restore_parts(self, step, like):
+    del step, like
+    return self._best[2]
+
+
+class _Session:
+  """What happens around the steps: log, progress, validation, checkpoints, early stopping."""
+
+  def __init__(self, subject: Subject, recipe: Recipe, kept, log: Records, shown, first_step: int):
+    self.subject, self.recipe = subject, recipe
+    self.kept, self.log, self.shown = kept, log, shown
+    self.last_step = first_step
+    self.last_time = None
+    # As if all sessions of this model were one.
+    self.start_time = time.monotonic() - log.last("seconds", 0.0)
+
+  def begin(self, shape: TrainState, root_key: Array) -> TrainState:
+    """The state of the newest checkpoint, or a new one, saved as step 0."""
+    if self.kept.latest_step() is None:
+      state = initial_state(self.subject, self.recipe, root_key)
+      self._validate_and_save(0, state)
+      return state
+    say("%s: goes on from step %d", self.subject.name, self.last_step)
+    return self.kept.restore(self.last_step, shape)
+
+  def on_log(self, step: int, values: dict[str, float]):
+    """Writes a line of metrics and moves the progress."""
+    num_steps, self.last_step = step - self.last_step, step
+    now = time.monotonic()
+    # The first stretch holds the compilation, and no rate.
+    if self.last_time is not None:
+      values["images_per_second"] = num_steps * self.recipe.batch_size / (now - self.last_time)
+    self.last_time = now
+    self.log.write(step, values)
+    name, _, _ = self.subject.unit.partition("_")
+    self.shown.update(num_steps, **{name: values[f"train_{self.subject.unit}"]})
+
+  def on_validate(self, step: int, state: TrainState) -> bool:
+    """Validates, saves, and says whether to stop early."""
+    value = self._validate_and_save(step, state)
+    best_step, best_value = self.kept.best()
+    say(
+      "%s step %d: validation %.5g, best %.5g at step %d",
+      self.subject.name,
+      step,
+      value,
+      best_value,
+      best_step,
+    )
+    self.last_time = time.monotonic()
+    since_best = (step - best_step) / self.recipe.validate_every
+    return 0 < self.recipe.patience <= since_best
+
+  def _validate_and_save(self, step, state):
+    seconds = time.monotonic() - self.start_time
+    value, metrics = self.subject.validate(state)
+    if not math.isfinite(value):
+      raise UserError(
+        f"Training of the {self.subject.name} diverged by step {step}: the validation value is "
+        f"{value}; the last good checkpoint is kept, lower the learning_rate and start anew."
+      )
+    self.log.write(step, {**metrics, "seconds": seconds})
+    self.kept.save(step, state, float(value))
+    return value
