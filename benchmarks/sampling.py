@@ -91,20 +91,20 @@ class Subject:
 
 def untrained(size, batch_size) -> Subject:
   """A model of the given fields, initialised on noise."""
-  model, (levels_BHWC, z) = subjects.inverter(), subjects.noise(size, batch_size)
-  params = subjects.initialised(model, levels_BHWC, z)
-  return Subject(model, params, z, size, batch_size, "initialised")
+  network, noise = subjects.network(), subjects.noise(size, batch_size)
+  learnt, state = subjects.untrained(noise, network)
+  z, inverter = learnt.first_batch[1], network.inverter(noise.num_levels, FLAGS.channels)
+  return Subject(inverter, state.params, z, size, batch_size, "initialised")
 
 
 def trained(folder: str, batch_size: int) -> Subject:
   """The inverter of a run, and the layer of its first test images."""
   run = Run.load(pathlib.Path(folder))
-  test = run.data.test
-  rows_B = np.arange(batch_size) % len(test.images_NHWC)
-  z = run.represent(test.images_NHWC[rows_B]) if run.represent else None
-  params = run.restored("inverter", run.finished("inverter")["best_step"]).ema_params
-  size = test.images_NHWC.shape[1:3]
-  return Subject(run.inverter(), params, z, size, batch_size, f"trained, {run.folder.name}")
+  model, test = run.model, run.pairs("test")
+  seen = model.observed.scored(test, run.root_key)
+  z, size = seen.batch(np.arange(batch_size) % len(test))["h"], test.image_shape[:2]
+  name = f"trained, {run.folder.name}"
+  return Subject(model.inverter, model.params, z, size, batch_size, name)
 
 
 def seconds_of(call, *args, repeats=None) -> float:

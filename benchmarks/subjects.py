@@ -4,14 +4,14 @@ import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from inversion_jax import config
-from inversion_jax.machine import compilation
-from inversion_jax.models import likelihoods
-from inversion_jax.models.inverters import Inverter
+from inversion_jax import inversion
+from inversion_jax.features.pairs import Pairs, pairs
+from inversion_jax.fitting import sessions
+from inversion_jax.fitting.training import Recipe, TrainState
+from inversion_jax.inversion import Network
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("height", 32, "Rows of the images.")
@@ -21,29 +21,28 @@ flags.DEFINE_integer("filters", 64, "Channels of every feature map.")
 flags.DEFINE_integer("blocks", 3, "Residual blocks for each resolution and direction.")
 flags.DEFINE_integer("batch", 16, "Images at a time.")
 flags.DEFINE_list("layer_shape", [], "Shape of h, as 128 or 5,5,128; none for p(x).")
-flags.DEFINE_enum("dtype", "float32", config.DTYPES, "Type of the activations.")
+flags.DEFINE_enum("dtype", "float32", inversion.DTYPES, "Type of the activations.")
 
 
-def inverter(**fields: Any) -> Inverter:
-  """The model of the flags; `fields` replace some of its attributes."""
-  likelihood = likelihoods.make(
-    "auto", num_levels=256, num_colours=FLAGS.channels, num_components=10, min_log_scale=-7.0
-  )
+def network(**fields: Any) -> Network:
+  """The network of the flags; `fields` replace some of it."""
   fields = {"num_filters": FLAGS.filters, "num_blocks": FLAGS.blocks} | fields
-  return Inverter(likelihood, dtype=jnp.dtype(FLAGS.dtype), **fields)
+  return Network(dtype=FLAGS.dtype, **fields)
 
 
-def noise(size: tuple[int, int], batch_size: int) -> tuple[np.ndarray, np.ndarray | None]:
-  """Images (uint8) and h in the shapes of the flags."""
+def noise(size: tuple[int, int], batch_size: int) -> Pairs:
+  """Images and h in the shapes of the flags."""
   rng = np.random.default_rng(0)
   shape = tuple(int(length) for length in FLAGS.layer_shape)
-  z = rng.normal(size=(batch_size, *shape)).astype(np.float32) if shape else None
-  return rng.integers(0, 256, (batch_size, *size, FLAGS.channels)).astype(np.uint8), z
+  h = rng.normal(size=(batch_size, *shape)).astype(np.float32) if shape else None
+  images = rng.integers(0, 256, (batch_size, *size, FLAGS.channels)).astype(np.uint8)
+  return pairs(images, h, num_levels=256)
 
 
-def initialised(model: Inverter, levels_BHWC: np.ndarray, z: np.ndarray | None) -> Any:
-  """The parameters after the data-dependent initialisation."""
-  return compilation.jit_once(model.init)(jax.random.key(0), levels_BHWC, z)["params"]
+def untrained(of: Pairs, model: Network) -> tuple[sessions.Subject, TrainState]:
+  """What training the network on these pairs is, and its first state."""
+  learnt = inversion.subject(of, of, model)
+  return learnt, sessions.initial_state(learnt, Recipe(), jax.random.key(0))
 
 
 def device_name() -> str:

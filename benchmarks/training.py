@@ -37,13 +37,14 @@ from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
+import numpy as np
 import subjects
 from absl import app, flags
 
+from inversion_jax import inversion
 from inversion_jax.fitting import costs, training
-from inversion_jax.machine import placement
-from inversion_jax.models.inverters import Inverter
-from inversion_jax.models.widening import apply_widened
+from inversion_jax.fitting.training import Recipe
+from inversion_jax.inversion import Network
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("steps", 5, "Steps per round.")
@@ -66,26 +67,16 @@ GROWTH = {
 class Subject:
   """A compiled training step, its batch and its state."""
 
-  def __init__(self, model: Inverter, size: tuple[int, int], batch_size: int):
-    levels_BHWC, z = subjects.noise(size, batch_size)
-    self.batch_size = batch_size
-    self.batch = placement.put_batch({"image": levels_BHWC, "z": z})
-    recipe = training.Recipe(batch_size=batch_size, num_microbatches=FLAGS.microbatches)
-    params = subjects.initialised(model, levels_BHWC, z)
-    state = training.initial_state(params, recipe.optimizer())
-    self.state = placement.put(state, placement.data_parallel()[1])
-
-    def apply(params, batch, multiple=1, **settings):
-      images_BHWC, z = batch["image"], batch["z"]
-      return apply_widened(model, params, images_BHWC, z, multiple=multiple, **settings)
-
-    def loss_fn(params, batch, dropout_key):
-      settings = {"train": True, "rngs": {"dropout": dropout_key}}
-      log_prob_BHW = apply(params, batch, FLAGS.filter_multiple, **settings)
-      return -log_prob_BHW.sum((1, 2)).mean(), {}
-
-    self.operations = costs.train_operations(apply, params, self.batch)
-    self.step = training.Step(loss_fn, recipe, jax.random.key(1))
+  def __init__(self, network: Network, size: tuple[int, int], batch_size: int):
+    noise = subjects.noise(size, batch_size)
+    learnt, self.state = subjects.untrained(noise, network)
+    self.batch_size, self.batch = batch_size, learnt.batch_fn(np.arange(batch_size))
+    recipe = Recipe(batch_size=batch_size, num_microbatches=FLAGS.microbatches)
+    h_shape = noise.features.shape if noise.features else None
+    # What the network needs: filters that are added inside cost time, and do no work.
+    found = inversion.cost(network, noise.num_levels, noise.image_shape, h_shape)
+    self.operations = found.operations_per_image * batch_size
+    self.step = training.Step(learnt.loss_fn, recipe, jax.random.key(1))
     start = time.monotonic()
     self.peak_memory_bytes = self.step.memory_bytes(self.state, self.batch)
     self.compile_seconds = time.monotonic() - start
@@ -108,8 +99,13 @@ class Subject:
 
 def subject(*, batch: int, filters: int, blocks: int, size: tuple[int, int]) -> Subject:
   """The training step of these sizes; the rest is that of the flags."""
-  model = subjects.inverter(num_filters=filters, num_blocks=blocks, remat=FLAGS.remat)
-  return Subject(model, size, batch)
+  network = subjects.network(
+    num_filters=filters,
+    num_blocks=blocks,
+    remat=FLAGS.remat,
+    filter_multiple=FLAGS.filter_multiple,
+  )
+  return Subject(network, size, batch)
 
 
 def measured(timed: Subject) -> dict:

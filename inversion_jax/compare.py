@@ -10,12 +10,17 @@ The output folder gets comparison.json and comparison.csv (one row a run), diffe
 a pair: difference in nats per image, 95% interval, adjusted p-value, verdict), figures/ and
 report.html; with an unconditional run also pointwise.csv (one row a test image: log p(x | h) -
 log p(x) in nats for each layer). No model is loaded.
+
+From Python, `ij.compare({"mine": model, "p(x)": prior}, test)` compares models; see
+`inversion.compare`.
 """
 
 import pathlib
+import sys
+import types
 from collections.abc import Sequence
 
-from inversion_jax import report
+from inversion_jax import inversion, report
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import Parser, UserError, as_sentences
 
@@ -52,6 +57,15 @@ def _check(run_dirs: Sequence[pathlib.Path]):
     if not (run_dir / storage.CONFIG).exists():
       raise UserError(f"{run_dir} is not the folder of a run: it has no {storage.CONFIG}.")
 
+
+class _Compare(types.ModuleType):
+  """This module is also what `ij.compare` is, however it was imported."""
+
+  def __call__(self, *args, **settings):
+    return inversion.compare(*args, **settings)
+
+
+sys.modules[__name__].__class__ = _Compare
 
 if __name__ == "__main__":
   main()

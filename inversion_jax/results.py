@@ -16,6 +16,7 @@ from inversion_jax import information
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.information import Estimate
 from inversion_jax.machine import storage
+from inversion_jax.machine.errors import UserError
 from inversion_jax.report import figures, page
 from inversion_jax.report.files import UNCONDITIONAL
 
@@ -56,9 +57,7 @@ class Result:
 
   def _repr_html_(self) -> str:
     """What a notebook shows: the sentence and the histogram."""
-    picture = io.BytesIO()
-    self.figure().savefig(picture, format="png", dpi=2 * figures.DPI)
-    return page.element("p", str(self)) + page.image(picture.getvalue(), str(self))
+    return page.element("p", str(self)) + _image_of(self.figure(), str(self))
 
   def figure(self) -> Figure:
     """A histogram of the nats of all images."""
@@ -101,3 +100,60 @@ class Result:
       "jax_version": jax.__version__,
       "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+  """Results of the same test images side by side; prints as a table with verdicts.
+
+  Attributes:
+    results: by name, in their order.
+  """
+
+  results: Mapping[str, Result]
+
+  def __post_init__(self):
+    first, *others = self.results.values()
+    for other in others:
+      if not np.array_equal(first.pairs.images, other.pairs.images):
+        raise UserError("The models were scored on different images; give all the same.")
+
+  @functools.cached_property
+  def differences(self) -> list[information.Difference]:
+    """NCE(a) - NCE(b) of all pairs in nats, judged together; numbers are places in `results`."""
+    nats = [-result.nats[None] for result in self.results.values()]
+    return information.all_differences(nats, next(iter(self.results.values())).pairs.sources)
+
+  def __str__(self) -> str:
+    lines = [f"{name}: {result}" for name, result in self.results.items()]
+    return "\n".join([*lines, *map(self._words, self.differences)])
+
+  def _words(self, difference):
+    names = list(self.results)
+    return (
+      f"{names[difference.first]} minus {names[difference.second]}: "
+      f"{page.with_error(difference.estimate)} nats per image "
+      f"[95% {page.interval(difference.estimate)}], {difference.verdict}"
+    )
+
+  def _repr_html_(self) -> str:
+    """What a notebook shows: the table and the figure."""
+    header = ("h", "NCE, nats per image", "95% interval", "bits per sub-pixel")
+    cells = [
+      (name, page.with_error(result.nce), page.interval(result.nce), f"{result.bits_per_dim:.3f}")
+      for name, result in self.results.items()
+    ]
+    pairs = page.element("ul", *(page.element("li", self._words(one)) for one in self.differences))
+    return page.table(header, cells) + pairs + _image_of(self.figure(), "NCE by model")
+
+  def figure(self) -> Figure:
+    """NCE of every model with its 95% interval."""
+    estimates = [result.nce for result in self.results.values()]
+    num_layers = sum(result.layer != UNCONDITIONAL for result in self.results.values())
+    return figures.nce_figure(list(self.results), estimates, [None] * len(estimates), num_layers)
+
+
+def _image_of(figure, alt):
+  picture = io.BytesIO()
+  figure.savefig(picture, format="png", dpi=2 * figures.DPI)
+  return page.image(picture.getvalue(), alt)

@@ -28,3 +28,18 @@ def real_data_dir():
     if (folder / "mnist").exists() and (folder / "cifar10").exists():
       return str(folder)
   pytest.skip("real data: set TFDS_DATA_DIR to a folder with mnist and cifar10 prepared by TFDS")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, data_dir):
+  """A finished run of the digits, under a folder where its siblings may stand."""
+  import run_examples
+
+  config = run_examples.smaller(run_examples.get_config("digits_fc3", "smoke"))
+  config.data.dir = str(data_dir)
+  return run_examples.run_stages(config, tmp_path_factory.mktemp("runs") / "fc3")

@@ -23,7 +23,6 @@ LADDER = [
   *(
     "features.classifiers",
     "features.noise",
-    "features.representations",
     "features.sources",
     "features.wrappers",
     "features.pairs",
@@ -110,7 +109,7 @@ def test_the_library_imports_without_flags_or_side_effects():
 import sys
 from absl import flags
 import inversion_jax
-from inversion_jax.features import classifiers, representations
+from inversion_jax.features import classifiers, sources
 from inversion_jax.fitting import training
 from inversion_jax.models import inverters, likelihoods, sampling
 assert not {"config", "workdir", "stages"} & set(flags.FLAGS)

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from inversion_jax.config.defaults import BEST_STEP, NO_LAYER, default
+from inversion_jax.config.defaults import BEST_STEP, NO_LAYER, STORED_LAYER, default, is_file
 from inversion_jax.config.presets import PRESETS, finish, for_layer, preset
 from inversion_jax.config.saved import (
   FREE_FIELDS,
@@ -11,14 +11,14 @@ from inversion_jax.config.saved import (
   leaves,
   restored,
 )
-from inversion_jax.config.validity import DTYPES, check
+from inversion_jax.config.validity import check
 
 __all__ = [
   "BEST_STEP",
-  "DTYPES",
   "FREE_FIELDS",
   "NO_LAYER",
   "PRESETS",
+  "STORED_LAYER",
   "ConfigDict",
   "check",
   "classifier_identity",
@@ -26,6 +26,7 @@ __all__ = [
   "differences",
   "finish",
   "for_layer",
+  "is_file",
   "leaves",
   "preset",
   "restored",

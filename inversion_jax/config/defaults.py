@@ -11,6 +11,9 @@ from inversion_jax.models.decoders import Decoder
 
 NO_LAYER = ""
 BEST_STEP = -1
+# The only layer of a data set that is a file of images and features.
+STORED_LAYER = "h"
+FILE_ENDING = ".npz"
 
 
 def default() -> ConfigDict:
@@ -21,11 +24,13 @@ def default() -> ConfigDict:
   config.layers = ()  # several layers: one run for each, compared
   config.data = ConfigDict(
     {
-      "name": "mnist",
+      "name": "mnist",  # or a file of images and features, such as mine.npz
       "dir": "",  # "" is $TFDS_DATA_DIR, or ~/tensorflow_datasets
       "num_train": 0,  # use the first images alone; 0 is all
       "num_validation": 0,
       "num_test": 0,
+      # Of a file: the seed by which its test images are chosen; -1 takes the last ones.
+      "split_seed": 0,
     }
   )
   config.classifier = _recipe(learning_rate=3e-4, decay="none", ema_decay=0.0, batch_size=128)
@@ -95,6 +100,11 @@ def default() -> ConfigDict:
     {"num_images": 500, "num_samples": 10, "num_shown": 8, "num_many": 0}
   )
   return config
+
+
+def is_file(name: str) -> bool:
+  """Whether a data set's name is the path of a file of images and features."""
+  return name.endswith(FILE_ENDING)
 
 
 def _recipe(**changes) -> ConfigDict:

@@ -1,9 +1,11 @@
 """What each data set, layer and variant changes in the default."""
 
+import dataclasses
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from inversion_jax import inversion
 from inversion_jax.config.defaults import NO_LAYER, default
 from inversion_jax.machine.errors import UserError
 
@@ -104,12 +106,22 @@ def use_digits(config: ConfigDict):
   config.evaluate.batch_size = 250
 
 
+def use_features(config: ConfigDict):
+  """Images and features of a file, `data.name`: the reduced network that `ij.fit` takes, too."""
+  config.data.name = "features.npz"
+  network, recipe = inversion.suited((32, 32), has_h=True)
+  config.inverter.network.update({name: getattr(network, name) for name in inversion.MODULE_FIELDS})
+  config.inverter.update(dataclasses.asdict(recipe))
+  config.decoder.update({"num_steps": 1_000, "validate_every": 250, "ema_decay": 0.98})
+
+
 PRESETS: dict[str, Callable[[ConfigDict], None]] = {
   "digits": use_digits,
   "mnist": use_mnist,
   "affnist": use_affnist,
   "svhn": use_svhn,
   "cifar10": use_cifar10,
+  "features": use_features,
 }
 
 

@@ -21,7 +21,9 @@ HELD_OUT_FRACTION, MAX_HELD_OUT = 10, 5_000
 # Levels are counted from the images only below this; brighter ones are taken for 256 levels.
 MAX_COUNTED_LEVELS = 128
 NO_LABEL = -1
-NUM_CHECKED_UNITS = 10_000
+ARCHIVE = ".npz"
+# What an archive may hold beside `x`.
+_PARTS = ("h", "labels", "sources", "num_levels")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,9 +102,9 @@ class Pairs:
     is_test_N = np.isin(self.sources, self.sources[is_test_N])
     return self.rows(np.flatnonzero(~is_test_N)), self.rows(np.flatnonzero(is_test_N))
 
-  def held_out(self) -> tuple["Pairs", "Pairs"]:
-    """(pairs to train on, pairs to validate on): the last tenth, 5,000 at most."""
-    num_held_out = min(MAX_HELD_OUT, len(self) // HELD_OUT_FRACTION)
+  def held_out(self, num: int | None = None) -> tuple["Pairs", "Pairs"]:
+    """(pairs to train on, the last `num` to validate on): None is a tenth, 5,000 at most."""
+    num_held_out = num or min(MAX_HELD_OUT, len(self) // HELD_OUT_FRACTION)
     if num_held_out < 2:
       raise UserError(
         f"{len(self)} pairs are too few to hold a tenth of them out for validation; give 20 or "
@@ -136,7 +138,8 @@ def pairs(
       train, test = ij.pairs(x, h).split(test=1_000)
 
   Args:
-    x: uint8 levels (N, H, W, C), or the path of an `.npy` file of them.
+    x: uint8 levels (N, H, W, C), or the path of an `.npy` file of them, or of an `.npz` file that
+      holds `x`, `h` and perhaps `labels` and `sources`.
     h: of each image, (N, Z) or (N, rows, columns, Z): an array of any framework that NumPy reads,
       the path of an `.npy` file (read as it is needed), or any function from images to such an
       array, which is called on all of them now. None for the unconditional model p(x).
@@ -149,8 +152,10 @@ def pairs(
   Raises:
     UserError: in one sentence, what is wrong with them.
   """
+  if isinstance(x, str | pathlib.Path) and str(x).endswith(ARCHIVE):
+    return _of_archive(pathlib.Path(x), h, num_levels, labels, sources, name)
   images = array_of(x, "x")
-  check_images(images, num_levels or 256, name="x")
+  check_images(images, _checked_levels(num_levels), name="x")
   if not len(images):
     raise UserError("x has no images; give at least a few dozen.")
   index = np.arange(len(images))
@@ -161,8 +166,35 @@ def pairs(
     index=index,
     labels=_integers(labels, len(images), "labels", np.full(len(images), NO_LABEL)),
     sources=_integers(sources, len(images), "sources", index),
-    num_levels=_checked_levels(num_levels, images),
+    num_levels=num_levels or _counted_levels(images),
   )
+
+
+def _of_archive(path, h, num_levels, labels, sources, name):
+  """`pairs` of the arrays in a file; what is given beside it comes first."""
+  with _loaded(path, "x") as archive:
+    unknown = set(archive.files) - {"x", *_PARTS}
+    if "x" not in archive.files or unknown:
+      raise UserError(
+        f"{path} holds {', '.join(archive.files) or 'nothing'}; it must hold x, and may hold "
+        f"{', '.join(_PARTS)}."
+      )
+    given = {"h": h, "labels": labels, "sources": sources, "num_levels": num_levels}
+    try:
+      found = {part: archive[part] for part in ("x", *_PARTS) if part in archive.files}
+    except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
+      raise UserError(f"{path} is damaged or holds Python objects ({error}).") from error
+  if "num_levels" in found:
+    found["num_levels"] = _scalar(found["num_levels"], path)
+  given = found | {part: value for part, value in given.items() if value is not None}
+  made = pairs(given.pop("x"), given.pop("h", None), **given, name=name)
+  return dataclasses.replace(made, dataset=path.stem)
+
+
+def _scalar(array, path):
+  if array.size != 1 or array.dtype.kind not in "iu":
+    raise UserError(f"num_levels in {path} must be one integer, not {array.dtype} {array.shape}.")
+  return int(array.reshape(()))
 
 
 def array_of(given: Any, name: str) -> np.ndarray:
@@ -182,17 +214,22 @@ def array_of(given: Any, name: str) -> np.ndarray:
 
 
 def _memory_mapped(path, name):
+  loaded = _loaded(path, name)
+  if not isinstance(loaded, np.ndarray):
+    raise UserError(f"{name}: {path} holds several arrays; load it and give one of them.")
+  return loaded
+
+
+def _loaded(path, name):
+  """What NumPy finds in a file, mapped where that can be done; never a pickle."""
   try:
-    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
   except FileNotFoundError:
     raise UserError(f"{name}: the file {path} does not exist.") from None
   except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
     raise UserError(
-      f"{name}: {path} is not an .npy file of numbers ({error}); pickles are not read."
+      f"{name}: {path} is not a NumPy file of numbers ({error}); pickles are not read."
     ) from error
-  if not isinstance(loaded, np.ndarray):
-    raise UserError(f"{name}: {path} holds several arrays; load it and give one of them.")
-  return loaded
 
 
 def _features(h, images, name):
@@ -256,13 +293,17 @@ def _integers(given, num_images, name, default):
   return array.astype(np.int64)
 
 
-def _checked_levels(num_levels, images):
+def _checked_levels(num_levels):
   if num_levels is None:
-    highest = int(images.max())
-    return max(2, highest + 1) if highest < MAX_COUNTED_LEVELS else 256
+    return 256
   if isinstance(num_levels, bool) or not isinstance(num_levels, int) or not 2 <= num_levels <= 256:
     raise UserError(f"num_levels={num_levels!r} must be an integer from 2 to 256.")
   return num_levels
+
+
+def _counted_levels(images):
+  highest = int(images.max())
+  return max(2, highest + 1) if highest < MAX_COUNTED_LEVELS else 256
 
 
 def fingerprints(of: Pairs) -> set[int]:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from inversion_jax.data import batches
+from inversion_jax.machine import placement
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import track
 
@@ -48,6 +49,17 @@ class Features(abc.ABC):
   @abc.abstractmethod
   def encode(self, fetched: Any) -> Float[Array, "B ..."]:
     """h of what `fetch` gave; a pure function, for use inside compiled ones."""
+
+  def encode_images(self, images_BHWC: UInt8[np.ndarray, "B H W C"]) -> Float[Array, "B ..."]:
+    """h of any images, also of such as the source was not made with.
+
+    Raises:
+      UserError: it knows no others.
+    """
+    raise UserError(
+      f"{self.name} is stored: there is no h of images that were not stored with it, which this "
+      "needs; give the function that computes it."
+    )
 
   @functools.cached_property
   def compiled(self) -> Callable[[Any], Float[Array, "B ..."]]:
@@ -109,6 +121,10 @@ class Layer(Features):
     with jax.default_matmul_precision("highest"):
       return self.layers_fn(fetched)[self.name]
 
+  def encode_images(self, images_BHWC):
+    """The activations, from the host's images."""
+    return self.compiled(placement.put_batch(images_BHWC))
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stored(Features):
@@ -148,8 +164,8 @@ class Computed(Stored):
   can_encode = True
 
   def encode_images(self, images_BHWC):
-    """h of images that are not in the set."""
-    return called(self.function, images_BHWC)
+    """What the function gives."""
+    return jnp.asarray(called(self.function, images_BHWC), jnp.float32)
 
 
 BATCH_SIZE = 256

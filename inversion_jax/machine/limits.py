@@ -17,6 +17,7 @@ class Limit(NamedTuple):
 
 ABOVE_ZERO = Limit(lambda number: number > 0, "must be above zero")
 NOT_NEGATIVE = Limit(lambda number: number >= 0, "must not be below zero")
+FINITE = Limit(lambda number: True, "must be finite")
 FRACTION = Limit(lambda number: 0 <= number < 1, "must be at least 0 and below 1")
 
 
@@ -28,6 +29,13 @@ def check_number(name: str, value: Any, limit: Limit):
       raise UserError(f"{name}={value!r} must be a number, not {type(number).__name__}.")
   if not all(math.isfinite(number) and limit.holds(number) for number in numbers):
     raise UserError(f"{name}={value} {limit.words}.")
+
+
+def check_integer(name: str, value: Any, limit: Limit):
+  """`check_number`, and UserError for numbers that are not whole."""
+  check_number(name, value, limit)
+  if value != int(value):
+    raise UserError(f"{name}={value} must be a whole number.")
 
 
 def check_fields(record: Any, names: Iterable[str], limit: Limit):

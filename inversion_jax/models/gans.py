@@ -204,7 +204,7 @@ def gan_loss(
 
   Args:
     params: of `gan`.
-    batch: "image", levels (B, H, W, C), and "z", what the generator is given of them.
+    batch: "image", levels (B, H, W, C), and "h", what the generator is given of them.
     key: of the noise.
     gan: the networks.
     encode_fn: x -> h, differentiable, of float levels.
@@ -214,7 +214,7 @@ def gan_loss(
   Returns:
     The sum, and the three losses of the generator beside the discriminator's, before weights.
   """
-  image_BHWC, z = batch["image"], batch["z"]
+  image_BHWC, z = batch["image"], batch["h"]
   noise_BE = jax.random.uniform(key, (len(z), gan.num_noise))
   made_BHWC = gan.apply({"params": params}, z, noise_BE, method="generate")
 

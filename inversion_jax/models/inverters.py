@@ -84,7 +84,7 @@ class Inverter(nn.Module):
     """What h gives to each resolution of the network for images of `size` (rows, columns)."""
     if z is None:
       return None
-    return self.encoder(z.astype(self.dtype), padded_sizes(*size, self.num_scales))
+    return self.encoder(jnp.asarray(z, self.dtype), padded_sizes(*size, self.num_scales))
 
   def head(
     self,

@@ -255,7 +255,7 @@ class Experiment(NamedTuple):
 EXPERIMENTS = {
   "figure_1": Experiment("Inverting network layers", plans.layers, figure_1),
   "figure_2": Experiment("Samples and nearest neighbours", plans.closest_samples, figure_2),
-  "figure_3": Experiment("Stacked GANs given fc3", plans.rivals, figure_3),
+  "figure_3": Experiment("Stacked GANs given fc3", plans.gans, figure_3),
   "table_1": Experiment(
     "Images in representation space", lambda scale: plans.layers(scale, "neighbours"), table_1
   ),

@@ -5,14 +5,12 @@ import pathlib
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from inversion_jax import inversion
 from inversion_jax.features import classifiers
 from inversion_jax.fitting import costs
 from inversion_jax.machine import storage
-from inversion_jax.models import likelihoods
-from inversion_jax.models.inverters import Inverter
 from inversion_jax.paper.plans import Planned
 
 # (image shape, levels) by preset, so that nothing is fetched to be listed.
@@ -29,43 +27,36 @@ SHAPES = {
 SHARE_OF_PRODUCTS = 0.5
 
 
-class Cost(NamedTuple):
-  """Of training one inverter."""
+class RunCost(NamedTuple):
+  """Of training the inverter of a run."""
 
   num_images: int
   num_params: int
   operations_per_image: int
 
 
-def cost(config: ConfigDict) -> Cost:
+def cost(config: ConfigDict) -> RunCost:
   """The cost of the inverter of a run, from its configuration alone; nothing is computed."""
   section = config.inverter
-  networks = (config.classifier.network, section.likelihood, section.network)
-  num_params, operations = _size(
-    config.data.name, config.representation.layer, *map(FrozenConfigDict, networks)
-  )
-  return Cost(section.num_steps * section.batch_size, num_params, operations)
+  network, layer = inversion.network_of(config.to_dict()), config.representation.layer
+  classifier = FrozenConfigDict(config.classifier.network)
+  found = _cost(config.data.name, layer, classifier, network)
+  return RunCost(section.num_steps * section.batch_size, *found)
 
 
 @functools.cache
-def _size(name, layer, classifier_network, likelihood, network):
+def _cost(name, layer, classifier_network, network):
   """Parameters and operations for an image; many runs differ in neither, and tracing takes time."""
   image_shape, num_levels = SHAPES[name]
-  images = jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
-  z = None
+  h_shape = None
   if layer:
     classifier = classifiers.Classifier(
       **classifier_network.to_dict(), num_classes=10, num_levels=num_levels
     )
+    images, _ = inversion.shapes_of(1, image_shape, None)
     layers, _ = jax.eval_shape(classifier.init_with_output, jax.random.key(0), images)
-    z = layers[layer]
-  likelihood = likelihoods.make(
-    **likelihood.to_dict(), num_levels=num_levels, num_colours=image_shape[-1]
-  )
-  inverter = Inverter(likelihood, **network.to_dict())
-  variables = jax.eval_shape(inverter.init, jax.random.key(0), images, z)
-  operations = costs.train_operations(inverter.apply, variables, images, z)
-  return sum(leaf.size for leaf in jax.tree.leaves(variables)), operations // 2
+    h_shape = layers[layer].shape[1:]
+  return inversion.cost(network, num_levels, image_shape, h_shape)
 
 
 def measured_rate(workdir: pathlib.Path, planned: list[Planned]) -> float | None:

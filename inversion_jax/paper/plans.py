@@ -107,7 +107,7 @@ def closest_samples(scale: Scale) -> list[Planned]:
   return [_layer(scale, dataset, "fc3", "neighbours") for dataset in scale.datasets]
 
 
-def rivals(scale: Scale) -> list[Planned]:
+def gans(scale: Scale) -> list[Planned]:
   """Figure 3: a stacked GAN given fc3."""
   return [_layer(scale, scale.single, "fc3", "gan")]
 

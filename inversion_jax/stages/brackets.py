@@ -6,47 +6,55 @@ on the same activations.
 
 import time
 
-import jax
 import numpy as np
 
 from inversion_jax import information
-from inversion_jax.data import batches
 from inversion_jax.features import noise
 from inversion_jax.fitting import training
 from inversion_jax.information import estimators
 from inversion_jax.information.estimators import Measured
-from inversion_jax.machine import placement, storage
+from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
 from inversion_jax.stages import controls
+from inversion_jax.stages.records import only_for_layers
 
 # Pairwise methods compare all rows with all.
 MAX_ROWS = 2_000
 
 
-def run_brackets(run: Run):
-  """Trains one inverter for each channel of the configuration, and writes `brackets.json`."""
-  if not run.layer or run.config.representation.control or run.channel:
-    raise UserError("The brackets stage is for a run that inverts a layer as it is.")
-  run.finished("classifier")
-  section = run.config.brackets
-  strengths = [{"sigma": sigma} for sigma in section.sigmas]
-  strengths += [{"bits": bits} for bits in section.bits]
-  if not strengths:
+def check(run: Run):
+  """Raises UserError if a run has no layer, or no channel to see it through."""
+  only_for_layers("brackets")(run)
+  if not _strengths(run):
     raise UserError("brackets.sigmas and brackets.bits are both empty; give at least one channel.")
+
+
+def _strengths(run):
+  section = run.config.brackets
+  return [{"sigma": sigma} for sigma in section.sigmas] + [{"bits": bits} for bits in section.bits]
+
+
+def act(run: Run):
+  """Trains one inverter for each channel of the configuration, and writes `brackets.json`."""
+  run.fit_statistics()
   prior_nats_N = _nats(controls.prior(run))
-  h_NZ, fit_h_NZ = _activations(run, run.data.test), _activations(run, run.data.train)
+  h_NZ, fit_h_NZ = _activations(run, "test"), _activations(run, "train")
   rows = []
-  for strength in strengths:
+  for strength in _strengths(run):
     name = "_".join(f"{field}_{value:g}" for field, value in strength.items())
     start = time.monotonic()
     saving_N = prior_nats_N - _nats(controls.trained(run, name, **strength))
-    saved = information.mean_with_error(saving_N, run.data.test.source_N)
+    saved = information.mean_with_error(saving_N, run.images("test").sources)
     # H(x) is itself the model's, so that this is the difference of two upper bounds.
     inverter = Measured(
-      *("inverter", saved.mean, saved.standard_error),
-      *(estimators.ESTIMATE, None, time.monotonic() - start),
+      method="inverter",
+      nats=saved.mean,
+      standard_error=saved.standard_error,
+      kind=estimators.ESTIMATE,
+      ceiling_nats=None,
+      seconds=time.monotonic() - start,
     )
     channel = noise.make(strength.get("sigma", 0.0), strength.get("bits", 0))
     say("%s %s: other estimators", run.folder, name)
@@ -64,12 +72,8 @@ def _activations(run, split):
   """Standardised units of up to `MAX_ROWS` images, one of each source so that rows do not depend
   on each other, in random order.
   """
-  _, rows_M = np.unique(split.source_N, return_index=True)
-  rows_M = np.random.default_rng(run.config.seed).permutation(rows_M)[:MAX_ROWS]
-  batch_size = placement.rounded_up(run.config.evaluate.batch_size)
-  parts = [
-    np.asarray(run.represent(split.images_NHWC[rows_M[picked_B]]))[is_valid_B]
-    for picked_B, is_valid_B in batches.eval_batches(len(rows_M), batch_size)
-  ]
-  h = jax.device_get(np.concatenate(parts))
+  seen = run.observed.clean(run.pairs(split))
+  _, rows_M = np.unique(seen.sources, return_index=True)
+  chosen = seen.rows(np.random.default_rng(run.config.seed).permutation(rows_M)[:MAX_ROWS])
+  h = chosen.features.in_batches(chosen.images, chosen.index, run.eval_batch_size)
   return h.reshape(len(h), -1)

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from inversion_jax import information
-from inversion_jax.features import representations
+from inversion_jax.features import wrappers
 from inversion_jax.information.statistics import Estimate
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
-from inversion_jax.stages import controls, scoring
+from inversion_jax.stages import controls
 
 # Two trainings of one model end this far apart, as a fraction of the unconditional nats; an
 # interval over test images does not see it.
@@ -44,30 +44,37 @@ class Check(NamedTuple):
     return low <= self.most and high >= self.least
 
 
-def run_checks(run: Run):
+def check(run: Run):
+  """Raises UserError if a run has nothing to be checked."""
+  if not run.layer or run.config.representation.control:
+    raise UserError("The checks stage is for a run that inverts a layer; this one has none.")
+
+
+def act(run: Run):
   """Trains the controls, writes `checks.json`, and raises UserError if a check fails.
 
   Takes about six times as long as training the run.
   """
-  if not run.layer or run.config.representation.control:
-    raise UserError("The checks stage is for a run that inverts a layer; this one has none.")
-  run.finished("evaluate")
-  trained = {
-    name: controls.trained(run, name, control=name) for name in representations.CONTROLS[1:]
-  }
+  trained = {name: controls.trained(run, name, control=name) for name in wrappers.CONTROLS[1:]}
   trained[controls.PRIOR] = controls.prior(run)
   checks = _checks(run, trained)
   step = run.finished("inverter")["best_step"]
-  rows = [_as_json(check) | {"inverter_step": step} for check in checks]
+  rows = [_as_json(one) | {"inverter_step": step} for one in checks]
   storage.write_json(run.folder / storage.CHECKS, rows)
-  for check in checks:
-    low, high = check.difference.interval()
+  for one in checks:
+    low, high = one.difference.interval()
     say(
       "check %s: %s; %s (%.3g nats, 95%% interval %.3g to %.3g, admitted %.3g to %.3g)",
-      *(check.name, "passed" if check.passes else "FAILED", check.question),
-      *(check.difference.mean, low, high, check.least, check.most),
+      one.name,
+      "passed" if one.passes else "FAILED",
+      one.question,
+      one.difference.mean,
+      low,
+      high,
+      one.least,
+      one.most,
     )
-  failed = [check.name for check in checks if not check.passes]
+  failed = [one.name for one in checks if not one.passes]
   if failed:
     raise UserError(
       f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}; see "
@@ -76,11 +83,11 @@ def run_checks(run: Run):
 
 
 def _checks(run, trained) -> list[Check]:
-  test, sources = run.data.test, run.data.test.source_N
-  nats = {name: _nats(control, trained[name]) for name, control in trained.items()}
+  test = run.images("test")
+  nats = {name: _nats(control, control) for name, control in trained.items()}
   nats["run"] = _nats(run, run)
   nats["shuffled_scored"] = _nats(run, trained["shuffled"])
-  first_row = test.images_NHWC.shape[1] // 2
+  first_row = test.image_shape[0] // 2
   tail = {
     name: _nats(trained[name], trained[name], first_row) for name in (controls.PRIOR, "top_rows")
   }
@@ -88,44 +95,50 @@ def _checks(run, trained) -> list[Check]:
   tolerance = TRAINING_TOLERANCE * prior_nats
 
   def gain(of_nats_N, over_nats_N):
-    return information.paired_difference(over_nats_N, of_nats_N, sources)
+    return information.paired_difference(over_nats_N, of_nats_N, test.sources)
 
-  copied = information.mean_with_error(-nats["pixels"], sources)
   return [
     Check(
-      "shuffled h, scored",
-      "h of other images must not help more than no h",
-      *(gain(nats["shuffled_scored"], nats[controls.PRIOR]), -np.inf, 0.0),
+      name="shuffled h, scored",
+      question="h of other images must not help more than no h",
+      difference=gain(nats["shuffled_scored"], nats[controls.PRIOR]),
+      least=-np.inf,
+      most=0.0,
     ),
     Check(
-      "shuffled h, trained",
-      "trained on h of other images, the model must end at the unconditional nats",
-      *(gain(nats["shuffled"], nats[controls.PRIOR]), -tolerance, tolerance),
+      name="shuffled h, trained",
+      question="trained on h of other images, the model must end at the unconditional nats",
+      difference=gain(nats["shuffled"], nats[controls.PRIOR]),
+      least=-tolerance,
+      most=tolerance,
     ),
     Check(
-      "copy",
-      "with x itself as h the nats must fall towards zero",
-      *(copied, -COPY_TOLERANCE * prior_nats, 0.0),
+      name="copy",
+      question="with x itself as h the nats must fall towards zero",
+      difference=information.mean_with_error(-nats["pixels"], test.sources),
+      least=-COPY_TOLERANCE * prior_nats,
+      most=0.0,
     ),
     Check(
-      "top rows",
-      "the upper rows as h must leave the unconditional nats of the lower rows",
-      *(gain(tail["top_rows"], tail[controls.PRIOR]), -tolerance, tolerance),
+      name="top rows",
+      question="the upper rows as h must leave the unconditional nats of the lower rows",
+      difference=gain(tail["top_rows"], tail[controls.PRIOR]),
+      least=-tolerance,
+      most=tolerance,
     ),
     Check(
-      "permuted h",
-      "the units of h in another order must change nothing",
-      *(gain(nats["permuted"], nats["run"]), -tolerance, tolerance),
+      name="permuted h",
+      question="the units of h in another order must change nothing",
+      difference=gain(nats["permuted"], nats["run"]),
+      least=-tolerance,
+      most=tolerance,
     ),
   ]
 
 
 def _nats(model_of: Run, h_of: Run, first_row: int = 0):
   """-log p(x | h) of each test image: the inverter of one run, given the h of another."""
-  step = model_of.finished("inverter")["best_step"]
-  params = model_of.restored("inverter", step).ema_params
-  (nats_N,) = scoring.inverter_scorer(h_of, first_row)([params], model_of.data.test, "check")
-  return nats_N
+  return model_of.model.nats(h_of.pairs("test"), first_row=first_row)
 
 
 def _as_json(check):

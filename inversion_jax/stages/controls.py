@@ -3,8 +3,7 @@
 from inversion_jax import config as config_lib
 from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
-from inversion_jax.stages.evaluate import evaluate
-from inversion_jax.stages.train import train_classifier, train_inverter
+from inversion_jax.stages.basic import CLASSIFIER, EVALUATE, INVERTER
 
 FOLDER = "controls"
 PRIOR = "prior"
@@ -25,7 +24,7 @@ def trained(run: Run, name: str, **changes) -> Run:
     config.representation.update(changes)
   control = Run(config, run.folder / FOLDER / name)
   control.begin()
-  for stage in (train_classifier, train_inverter, evaluate):
-    say("%s: %s", control.folder, stage.__name__)
+  for stage in (CLASSIFIER, INVERTER, EVALUATE):
+    say("%s: %s", control.folder, stage.name)
     stage(control)
   return control

@@ -1,16 +1,16 @@
 """Table 1: samples, encoded again, against the nearest training images in the layer's own space."""
 
 import shutil
-import time
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float
 
 from inversion_jax import information
+from inversion_jax.data import batches
 from inversion_jax.fitting import scoring
 from inversion_jax.information import neighbours
 from inversion_jax.machine import placement, storage
-from inversion_jax.machine.errors import UserError
 from inversion_jax.runs import Run
 from inversion_jax.stages.drawing import draw_samples
 
@@ -19,83 +19,87 @@ PARTS, MANY_PARTS = "neighbours_unfinished", "closest_unfinished"
 NUM_NEAREST = 6
 
 
-def measure_neighbours(run: Run):
+FILES = (storage.NEIGHBOURS, storage.TABLE_1)
+
+
+def made_for(run: Run) -> dict:
+  """The model that draws, and how much."""
+  return {
+    "inverter_step": run.finished("inverter")["best_step"],
+    **run.config.neighbours.to_dict(),
+  }
+
+
+def act(run: Run):
   """Writes `neighbours.npz`, with the distances of every image, and `neighbours.json`, their means.
 
   Distances are those of the layer as it is, before standardisation, and a mean over its units.
   Samples are rounded to levels like any image before they go back through the classifier.
   """
-  if not run.layer or run.config.representation.control or run.channel:
-    raise UserError("The neighbours stage is for a run that inverts a layer as it is.")
-  inverter_step = run.finished("inverter")["best_step"]
-  record = {"inverter_step": inverter_step, **run.config.neighbours.to_dict()}
-  done = run.progress().get("neighbours", {})
-  if done | record == done:
-    return
-  start = time.monotonic()
-  arrays, h_NU = _distances(run, inverter_step)
+  arrays, h_NU = _distances(run)
   storage.write_npz(run.folder / storage.NEIGHBOURS, arrays)
+  train = run.images("train")
   table = {
-    "dataset": run.data.name,
+    "dataset": train.dataset,
     "layer": run.layer,
     "num_images": len(arrays["index"]),
     "num_samples": arrays["sample"].shape[1],
-    "num_train_images": len(run.data.train.images_NHWC),
+    "num_train_images": len(train),
     "num_units": h_NU.shape[1],
     "mean_absolute_h": float(np.abs(h_NU).mean()),
-    "inverter_step": inverter_step,
+    "inverter_step": run.finished("inverter")["best_step"],
     "classifier_step": run.classifier_step(),
     "seed": run.config.seed,
     **_table(arrays),
   }
   storage.write_json(run.folder / storage.TABLE_1, table)
-  run.note("neighbours", record | {"seconds": time.monotonic() - start})
   for parts in (PARTS, MANY_PARTS):
     shutil.rmtree(run.folder / parts, ignore_errors=True)
 
 
-def _distances(run, inverter_step):
+def _distances(run):
   """The arrays of `neighbours.npz`, and h of the test images."""
-  train, test, section = run.data.train, run.data.test, run.config.neighbours
-  num_images, num_samples = min(section.num_images, len(test.images_NHWC)), section.num_samples
+  train, test, section = run.images("train"), run.images("test"), run.config.neighbours
+  num_images = min(section.num_images, len(test))
   samples_NSHWC = draw_samples(
-    run,
-    run.folder / PARTS,
-    inverter_step=inverter_step,
-    num_images=num_images,
-    num_samples=num_samples,
+    run, run.folder / PARTS, num_images=num_images, num_samples=section.num_samples
   )
-  # One size for all, since another shape of a batch may round h differently.
-  batch_size = placement.rounded_up(run.config.evaluate.batch_size)
-  encode = encoder(run, batch_size)
-  originals_NHWC = test.images_NHWC[:num_images]
+  encode, originals_NHWC = encoder(run), test.images[:num_images]
   h_NU = encode(originals_NHWC)
-  near = neighbours.nearest(
-    h_NU,
-    lambda rows_B: encode(train.images_NHWC[rows_B]),
-    len(train.images_NHWC),
-    batch_size,
-    NUM_NEAREST,
-  )
+  near = nearest_train(run, encode, h_NU, NUM_NEAREST)
   arrays = {
-    "index": test.index_N[:num_images],
-    "label": test.labels_N[:num_images],
-    "source": test.source_N[:num_images],
+    "index": test.index[:num_images],
+    "label": test.labels[:num_images],
+    "source": test.sources[:num_images],
     "original": originals_NHWC,
     "sample": samples_NSHWC,
-    "sample_l1": _sample_l1(encode, samples_NSHWC, h_NU, batch_size),
-    "nearest": train.images_NHWC[near.rows_MK],
-    "nearest_index": train.index_N[near.rows_MK],
-    "nearest_label": train.labels_N[near.rows_MK],
+    "sample_l1": _sample_l1(run, encode, samples_NSHWC, h_NU),
+    "nearest": train.images[near.rows_MK],
+    "nearest_index": train.index[near.rows_MK],
+    "nearest_label": train.labels[near.rows_MK],
     "nearest_l1": near.l1_MK.astype(np.float64),
   }
   if section.num_many:
     num_shown = min(section.num_shown, num_images)
-    arrays |= _closest(run, inverter_step, encode, h_NU[:num_shown], batch_size)
+    arrays |= _closest(run, encode, h_NU[:num_shown])
   return arrays, h_NU
 
 
-def _sample_l1(encode, samples_NSHWC, h_NU, batch_size):
+def nearest_train(
+  run: Run, encode: Callable, h_NU: Float[np.ndarray, "N U"], num_nearest: int
+) -> neighbours.Nearest:
+  """The training images nearest to each h, by the layer's own distance."""
+  train = run.images("train")
+  return neighbours.nearest(
+    h_NU,
+    lambda rows_B: encode(train.images[rows_B]),
+    len(train),
+    run.eval_batch_size,
+    num_nearest,
+  )
+
+
+def _sample_l1(run, encode, samples_NSHWC, h_NU):
   """The distance of each sample to its image, (N, S)."""
   num_samples = samples_NSHWC.shape[1]
   samples_MHWC = samples_NSHWC.reshape(-1, *samples_NSHWC.shape[2:])
@@ -103,19 +107,19 @@ def _sample_l1(encode, samples_NSHWC, h_NU, batch_size):
   def score_rows(rows_M):
     return (neighbours.l1_distance(encode(samples_MHWC[rows_M]), h_NU[rows_M // num_samples]),)
 
-  (l1_M,) = scoring.scores(score_rows, len(samples_MHWC), batch_size, "encode samples")
+  (l1_M,) = scoring.scores(score_rows, len(samples_MHWC), run.eval_batch_size, "encode samples")
   return l1_M.reshape(samples_NSHWC.shape[:2])
 
 
-def _closest(run, inverter_step, encode, h_NU, batch_size):
+def _closest(run, encode, h_NU):
   """Figure 2: of many samples of the first images, the closest."""
   samples_NSHWC = draw_samples(
-    *(run, run.folder / MANY_PARTS),
-    inverter_step=inverter_step,
+    run,
+    run.folder / MANY_PARTS,
     num_images=len(h_NU),
     num_samples=run.config.neighbours.num_many,
   )
-  l1_NS = _sample_l1(encode, samples_NSHWC, h_NU, batch_size)
+  l1_NS = _sample_l1(run, encode, samples_NSHWC, h_NU)
   order_NK = np.argsort(l1_NS, axis=1, kind="stable")[:, :NUM_NEAREST]
   return {
     "closest": np.take_along_axis(samples_NSHWC, order_NK[:, :, None, None, None], axis=1),
@@ -123,19 +127,17 @@ def _closest(run, inverter_step, encode, h_NU, batch_size):
   }
 
 
-def encoder(run: Run, batch_size: int) -> Callable:
+def encoder(run: Run) -> Callable:
   """images (N, H, W, C) -> h (N, U), not standardised, the same on every device."""
-  encode_fn = run.encode_fn()
+  features, batch_size = run.features, run.eval_batch_size
   gather = placement.jit_gathered(lambda h: h.reshape(len(h), -1))
 
   def encode(levels_NHWC):
-    parts = []
-    for start in range(0, len(levels_NHWC), batch_size):
-      levels_BHWC = levels_NHWC[start : start + batch_size]
-      missing = batch_size - len(levels_BHWC)
-      filled_BHWC = np.pad(levels_BHWC, [(0, missing), (0, 0), (0, 0), (0, 0)])
-      h_BU = gather(encode_fn(placement.put_batch(filled_BHWC)))
-      parts.append(np.asarray(h_BU)[: len(levels_BHWC)])
+    # Full batches alone, since another shape of a batch may round h differently.
+    parts = [
+      np.asarray(gather(features.encode_images(levels_NHWC[picked_B])))[is_valid_B]
+      for picked_B, is_valid_B in batches.eval_batches(len(levels_NHWC), batch_size)
+    ]
     return np.concatenate(parts)
 
   return encode

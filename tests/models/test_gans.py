@@ -21,7 +21,7 @@ def tiny():
   image_BHWC = jax.random.randint(ROOT_KEY, (4, 5, 6, 1), 0, 17).astype(jnp.uint8)
   z_BZ = jax.random.normal(ROOT_KEY, (4, 2))
   params = compilation.jit_once(gan.init)(ROOT_KEY, z_BZ, jnp.zeros((4, 3)))["params"]
-  return gan, params, {"image": image_BHWC, "z": z_BZ}
+  return gan, params, {"image": image_BHWC, "h": z_BZ}
 
 
 def encode(levels_BHWC):
@@ -60,7 +60,7 @@ def test_each_player_follows_its_own_loss_alone(tiny):
 
   def generator_loss(generator):
     both = {**params, "generator": generator}
-    made = gan.apply({"params": both}, batch["z"], noise_BE, method="generate")
+    made = gan.apply({"params": both}, batch["h"], noise_BE, method="generate")
     is_real_B, predicted_BE = gan.apply({"params": both}, made, method="discriminate")
     conditional = jnp.square(encode(made) - encode(batch["image"])).mean()
     return (
@@ -71,7 +71,7 @@ def test_each_player_follows_its_own_loss_alone(tiny):
 
   def discriminator_loss(discriminator):
     both = {**params, "discriminator": discriminator}
-    made = gan.apply({"params": params}, batch["z"], noise_BE, method="generate")
+    made = gan.apply({"params": params}, batch["h"], noise_BE, method="generate")
     is_real_B, _ = gan.apply({"params": both}, batch["image"], method="discriminate")
     is_made_real_B, predicted_BE = gan.apply({"params": both}, made, method="discriminate")
     adversarial = -jax.nn.log_sigmoid(is_real_B).mean() - jax.nn.log_sigmoid(-is_made_real_B).mean()
@@ -97,14 +97,14 @@ def test_generated_images_are_whole_levels_that_depend_on_h_and_on_noise(tiny):
   gan, params, batch = tiny
   generate = functools.partial(gan.apply, {"params": params}, method="generate")
   noise_BE = jax.random.uniform(ROOT_KEY, (4, 3))
-  made = generate(batch["z"], noise_BE)
+  made = generate(batch["h"], noise_BE)
   assert made.shape == batch["image"].shape
   np.testing.assert_array_equal(made, np.round(made))
   assert (made.min() >= 0) & (made.max() <= 16)
-  assert np.any(made != generate(batch["z"], noise_BE[::-1]))
-  assert np.any(made != generate(batch["z"][::-1], noise_BE))
+  assert np.any(made != generate(batch["h"], noise_BE[::-1]))
+  assert np.any(made != generate(batch["h"][::-1], noise_BE))
   # A sample does not depend on those that are drawn with it.
-  alone = generate(batch["z"][:1], noise_BE[:1])
+  alone = generate(batch["h"][:1], noise_BE[:1])
   np.testing.assert_allclose(alone, made[:1], atol=1.0)
   assert (alone == made[:1]).mean() > 0.9
 

@@ -4,32 +4,36 @@ One GAN for each `gan.entropy_weights`, each an ordinary run under `gan/`, on th
 run itself.
 """
 
-import time
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from inversion_jax import information, report
-from inversion_jax.data.images import Split
-from inversion_jax.fitting import scoring as evaluation
-from inversion_jax.fitting import training
+from inversion_jax import information, inversion, report
+from inversion_jax.fitting import scoring, sessions, training
 from inversion_jax.information import diversity, neighbours
 from inversion_jax.machine import placement, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
 from inversion_jax.models import gans, sampling
+from inversion_jax.models.gans import Gan
 from inversion_jax.runs import Run
-from inversion_jax.stages import scoring
-from inversion_jax.stages.neighbours import encoder
-from inversion_jax.stages.train import images_and_z, is_trained, train_classifier, train_model
+from inversion_jax.stages import classifier
+from inversion_jax.stages.basic import CLASSIFIER
+from inversion_jax.stages.neighbours import encoder, nearest_train
 
+NAME = "gan"
 FOLDER = "gan"
 NUM_VARIANCE_IMAGES = 1000
 
 
-def compare_with_gans(run: Run):
-  """Writes `gan.npz`, the samples of all, `gan.json`, what they measure, and figure 3."""
+FILES = (storage.GAN_SAMPLES, storage.GAN)
+
+
+def check(run: Run):
+  """Raises UserError if a GAN cannot be trained beside the inverter of a run."""
   if not run.layer or run.channel or not run.config.gan.entropy_weights:
     raise UserError(
       "The gan stage is for a run that inverts a layer as it is, with at least one of "
@@ -37,32 +41,40 @@ def compare_with_gans(run: Run):
     )
   if run.config.sample.num_samples < 2:
     raise UserError("sample.num_samples=1 has no diversity; draw 2 samples or more of each image.")
-  run.finished("sample")
-  start = time.monotonic()
-  ours = storage.read_npz(run.folder / storage.SAMPLES)
-  members = [_trained(run, weight) for weight in run.config.gan.entropy_weights]
-  record = {
-    "steps": [member.finished("gan")["step"] for member in members],
+  if not run.has_classifier:
+    raise UserError(
+      "The gan stage differentiates h by the pixels, which stored features do not allow; leave it "
+      "out, or invert a layer of the classifier."
+    )
+
+
+def made_for(run: Run) -> dict:
+  """The GANs, and the samples that theirs stand beside."""
+  return {
+    "num_steps": run.config.gan.num_steps,
     "entropy_weights": list(run.config.gan.entropy_weights),
     "sampled": run.finished("sample"),
   }
-  done = run.progress().get("gan", {})
-  if done | record == done:
-    return
+
+
+def act(run: Run):
+  """Writes `gan.npz`, the samples of all, `gan.json`, what they measure, and figure 3."""
+  ours = storage.read_npz(run.folder / storage.SAMPLES)
+  members = [_trained(run, weight) for weight in run.config.gan.entropy_weights]
   num_images, num_samples = ours["sample"].shape[:2]
-  encode = encoder(run, _batch_size(run))
-  nearest_NS = _nearest_rows(run, encode, num_images, num_samples)
+  encode, train_images = encoder(run), run.images("train")
+  h_NU = encode(run.images("test").images[:num_images])
+  nearest_NS = nearest_train(run, encode, h_NU, num_samples).rows_MK
   arrays = {
     **ours,
     "entropy_weight": np.asarray(run.config.gan.entropy_weights, np.float64),
     "gan": np.stack([_draw(member, num_images, num_samples) for member in members]),
-    "nearest": run.data.train.images_NHWC[nearest_NS],
-    "nearest_index": run.data.train.index_N[nearest_NS],
+    "nearest": train_images.images[nearest_NS],
+    "nearest_index": train_images.index[nearest_NS],
   }
   storage.write_npz(run.folder / storage.GAN_SAMPLES, arrays)
   storage.write_json(run.folder / storage.GAN, _rows(run, encode, arrays))
   report.write_figure_3(run.folder / storage.FIGURES, run.folder)
-  run.note("gan", record | {"seconds": time.monotonic() - start})
 
 
 def _trained(run: Run, entropy_weight: float) -> Run:
@@ -72,58 +84,94 @@ def _trained(run: Run, entropy_weight: float) -> Run:
     config.gan.entropy_weights = (entropy_weight,)
   member = Run(config, run.folder / FOLDER / f"entropy_{entropy_weight:g}")
   member.begin()
-  train_classifier(member)
+  CLASSIFIER(member)
   say("%s: gan", member.folder)
-  train_gan(member)
+  train(member)
   return member
 
 
-def train_gan(run: Run):
+def train(run: Run):
   """Trains the GAN of a run that has one entropy weight."""
-  if is_trained(run, "gan"):
+  if sessions.is_finished(run.folder, NAME, run.config.gan.num_steps):
     return
-  gan, represent, encode_fn, split = run.gan(), run.represent, run.encode_fn(), run.data.train
-  section = run.config.gan
+  run.fit_statistics()
+  sessions.train(subject(run), run.recipe(NAME), seed=run.config.seed, folder=run.folder)
+
+
+def module(run: Run) -> Gan:
+  """The generator and its discriminator, without their parameters."""
+  images = run.images("train")
+  return Gan(images.num_levels, images.image_shape, **run.config.gan.network.to_dict())
+
+
+def subject(run: Run) -> sessions.Subject:
+  """What the training of a GAN with one entropy weight is."""
+  gan, train_pairs, section = module(run), run.pairs("train"), run.config.gan
+  clean = run.observed.clean(train_pairs)
   (entropy_weight,) = section.entropy_weights
   weights = gans.Weights(section.adversarial_weight, section.conditional_weight, entropy_weight)
-  h_variance = _variance(encode_fn, split)
+  encode_fn, h_variance = run.features.encode, _variance(train_pairs)
 
   def loss_fn(params, batch, key):
     return gans.gan_loss(
-      *(params, batch, key),
-      **{"gan": gan, "encode_fn": encode_fn, "variance": h_variance, "weights": weights},
+      params,
+      batch,
+      key,
+      gan=gan,
+      encode_fn=encode_fn,
+      variance=h_variance,
+      weights=weights,
     )
 
+  def init_fn(keys, images_BHWC, z):
+    noise_BE = jnp.zeros((len(images_BHWC), section.network.num_noise))
+    return gan.init(keys, z, noise_BE)["params"]
+
+  return sessions.Subject(
+    name=NAME,
+    init_fn=init_fn,
+    first_batch=inversion.first_batch(clean),
+    loss_fn=loss_fn,
+    batch_fn=clean.batch,
+    num_images=len(train_pairs),
+    validate=_validate_fn(run, gan, encode_fn, h_variance),
+    unit="loss",
+    advice="raise gan.num_microbatches or lower gan.batch_size",
+  )
+
+
+def _validate_fn(run, gan, encode_fn, h_variance):
+  validation = run.observed.clean(run.pairs("validation"))
+
   @placement.jit_gathered
-  def score_batch(params, image_BHWC, index_B):
+  def score_batch(params, image_BHWC, z, index_B):
     noise_BE = _noise(run, "validate", index_B, jnp.zeros_like(index_B))
-    z = represent(image_BHWC)
     made_BHWC = gan.apply({"params": params}, z, noise_BE, method="generate")
     _, predicted_BE = gan.apply({"params": params}, made_BHWC, method="discriminate")
     kept = encode_fn(image_BHWC), encode_fn(made_BHWC)
     return gans.conditional_loss(*kept, h_variance), gans.entropy_loss(noise_BE, predicted_BE)
 
   def validate(state):
-    images, index = run.data.validation.images_NHWC, run.data.validation.index_N
-
     def score_rows(rows_B):
-      return score_batch(state.ema_params, *placement.put_batch((images[rows_B], index[rows_B])))
+      batch, index_B = validation.batch(rows_B), placement.put_batch(validation.index[rows_B])
+      return score_batch(state.ema_params, batch["image"], batch["h"], index_B)
 
-    scored = evaluation.scores(score_rows, len(images), _batch_size(run), "validate")
-    conditional_N, entropy_N = scored
+    conditional_N, entropy_N = scoring.scores(
+      score_rows, len(validation), run.eval_batch_size, "validate"
+    )
     metrics = {
       "validation_conditional_loss": conditional_N.mean(),
       "validation_entropy_loss": entropy_N.mean(),
     }
     return conditional_N.mean(), metrics
 
-  train_model(run, "gan", loss_fn, images_and_z(run), validate, len(split.images_NHWC), "loss")
+  return validate
 
 
-def _variance(encode_fn, split):
+def _variance(train_pairs):
   """Of h over images, the mean over units."""
-  h = np.asarray(encode_fn(split.images_NHWC[:NUM_VARIANCE_IMAGES]), np.float64)
-  return float(h.var(0).mean())
+  h = train_pairs.features.encode_images(train_pairs.images[:NUM_VARIANCE_IMAGES])
+  return float(np.asarray(h, np.float64).var(0).mean())
 
 
 def _noise(run, stream, index_B, sample_B):
@@ -139,37 +187,29 @@ def _draw(run, num_images, num_samples):
 
   Those of the last step: none of a GAN's losses tells which step is the best.
   """
-  gan, represent, test = run.gan(), run.represent, run.data.test
-  params = run.restored("gan", run.finished("gan")["step"]).ema_params
+  gan, test = module(run), run.observed.clean(run.pairs("test"))
+  params = params_at(run, run.finished(NAME)["step"])
 
   @placement.jit_gathered
-  def draw(image_BHWC, index_B, sample_B):
+  def draw(params, z, index_B, sample_B):
     noise_BE = _noise(run, "sample", index_B, sample_B)
-    return gan.apply({"params": params}, represent(image_BHWC), noise_BE, method="generate")
+    return gan.apply({"params": params}, z, noise_BE, method="generate")
 
-  batch_size = placement.rounded_up(num_images)
-  rows_B = np.minimum(np.arange(batch_size), num_images - 1)
-  image_BHWC, index_B = placement.put_batch((test.images_NHWC[rows_B], test.index_N[rows_B]))
+  rows_B = np.minimum(np.arange(placement.rounded_up(num_images)), num_images - 1)
+  z, index_B = test.batch(rows_B)["h"], placement.put_batch(test.index[rows_B])
   samples = [
-    np.asarray(draw(image_BHWC, index_B, jnp.full_like(index_B, sample)))[:num_images]
+    np.asarray(draw(params, z, index_B, jnp.full_like(index_B, sample)))[:num_images]
     for sample in range(num_samples)
   ]
   return np.stack(samples, axis=1).astype(np.uint8)
 
 
-def _nearest_rows(run, encode, num_images, num_nearest):
-  """Rows of the training images nearest to the first test images by the layer's L1, (N, S)."""
-  train, test = run.data.train, run.data.test
-  near = neighbours.nearest(
-    encode(test.images_NHWC[:num_images]),
-    lambda rows_B: encode(train.images_NHWC[rows_B]),
-    *(len(train.images_NHWC), _batch_size(run), num_nearest),
-  )
-  return near.rows_MK
-
-
-def _batch_size(run):
-  return placement.rounded_up(run.config.evaluate.batch_size)
+def params_at(run: Run, step: int) -> Any:
+  """Averaged parameters of both players at a step."""
+  _, z = inversion.shapes_of(1, run.images("train").image_shape, run.features.shape)
+  noise = jax.ShapeDtypeStruct((1, run.config.gan.network.num_noise), jnp.float32)
+  like = jax.eval_shape(module(run).init, jax.random.key(0), z, noise)["params"]
+  return run.averaged(NAME, step, like)
 
 
 def _rows(run, encode, arrays):
@@ -188,9 +228,11 @@ def _rows(run, encode, arrays):
 
 def _measured(run, encode, arrays, samples_NSHWC):
   """Means over test images, with standard errors; pixels as a fraction of their range."""
-  pairwise_N = diversity.pairwise_l1(samples_NSHWC) / (run.data.num_levels - 1)
+  test = run.images("test")
+  num_levels = test.num_levels
+  pairwise_N = diversity.pairwise_l1(samples_NSHWC) / (num_levels - 1)
   to_original_N = diversity.l1_to_originals(samples_NSHWC, arrays["original"])
-  to_original_N /= run.data.num_levels - 1
+  to_original_N /= num_levels - 1
   feature_N, accuracy_N = _through_classifier(run, encode, arrays, samples_NSHWC)
   values = {
     "diversity": pairwise_N,
@@ -199,7 +241,7 @@ def _measured(run, encode, arrays, samples_NSHWC):
     "feature_l1_to_original": feature_N,
     "accuracy": accuracy_N,
   }
-  sources_N = run.data.test.source_N[: len(samples_NSHWC)]
+  sources_N = test.sources[: len(samples_NSHWC)]
   row = {}
   for name, values_N in values.items():
     estimate = information.mean_with_error(values_N, sources_N)
@@ -214,9 +256,10 @@ def _through_classifier(run, encode, arrays, samples_NSHWC):
   rows_M = np.repeat(np.arange(num_images), num_samples)
   h_MU = encode(arrays["original"])[rows_M]
   feature_l1_M = neighbours.l1_distance(encode(images_MHWC), h_MU)
-  params = run.restored("classifier", run.classifier_step()).ema_params
-  labelled = Split(images_MHWC, arrays["label"][rows_M], rows_M, rows_M)
-  is_correct_M, _ = scoring.classifier_scorer(run)(params, labelled)
+  labelled = dataclasses.replace(
+    run.images("test").rows(rows_M), images=images_MHWC, labels=arrays["label"][rows_M]
+  )
+  is_correct_M, _ = classifier.scorer(run)(run.classifier_params(), labelled)
   return tuple(
     np.asarray(values_M, np.float64).reshape(num_images, num_samples).mean(1)
     for values_M in (feature_l1_M, is_correct_M)

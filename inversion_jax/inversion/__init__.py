@@ -1,0 +1,59 @@
+"""Fit, score and sample p(x | h) from arrays, without a configuration.
+
+    train, test = pairs(x, h).split(test=1_000)
+    model = fit(train, folder="runs/mine")
+    print(model.evaluate(test))
+    images = model.sample(test.h[:8], num=4)
+
+The only place where initialisation, loss, step and score of an inverter meet. Nothing here knows
+how an experiment is laid out.
+"""
+
+from inversion_jax.inversion.comparing import compare
+from inversion_jax.inversion.fitting import first_batch, fit, fitted, subject
+from inversion_jax.inversion.folders import (
+  NAME,
+  STATISTICS,
+  fit_statistics,
+  load,
+  network_of,
+  restored,
+  saved_standardiser,
+)
+from inversion_jax.inversion.model import Inversion, mapped_rows
+from inversion_jax.inversion.networks import (
+  DTYPES,
+  MODULE_FIELDS,
+  Cost,
+  Network,
+  cost,
+  shapes_of,
+  suited,
+)
+from inversion_jax.inversion.observed import AS_IT_IS, Observed
+
+__all__ = [
+  "AS_IT_IS",
+  "DTYPES",
+  "MODULE_FIELDS",
+  "NAME",
+  "STATISTICS",
+  "Cost",
+  "Inversion",
+  "Network",
+  "Observed",
+  "compare",
+  "cost",
+  "first_batch",
+  "fit",
+  "fit_statistics",
+  "fitted",
+  "load",
+  "mapped_rows",
+  "network_of",
+  "restored",
+  "saved_standardiser",
+  "shapes_of",
+  "subject",
+  "suited",
+]

@@ -1,0 +1,72 @@
+"""Models of one test set, side by side."""
+
+import pathlib
+import re
+from collections.abc import Mapping
+
+from inversion_jax import report
+from inversion_jax.features.pairs import Pairs
+from inversion_jax.inversion.model import Inversion
+from inversion_jax.machine import storage
+from inversion_jax.machine.errors import UserError
+from inversion_jax.results import UNCONDITIONAL, Comparison
+
+MADE_BY_COMPARE = "inversion_jax.compare"
+RUNS = "runs"
+
+
+def compare(
+  models: Mapping[str, Inversion],
+  test: Pairs | Mapping[str, Pairs],
+  *,
+  output: str | pathlib.Path | None = None,
+) -> Comparison:
+  """Scores models on the same test images, and says which tells more of them, and how surely.
+
+      ij.compare({"mine": model, "p(x)": prior}, test, output="runs/comparison")
+
+  Args:
+    models: by the names that they are to have, from the input of a network to its output.
+    test: pairs for all of them, or by the same names where each has an h of its own; those of a
+      p(x) need none.
+    output: a folder for tables, figures and `report.html`; None writes nothing.
+
+  Raises:
+    UserError: no models, a name without pairs, or pairs of different images.
+  """
+  if not isinstance(models, Mapping) or not models:
+    raise UserError('compare takes models by name, such as {"mine": model, "p(x)": prior}.')
+  results = {}
+  for name, model in models.items():
+    if not isinstance(model, Inversion):
+      raise UserError(f"The model {name!r} is no fitted model but {type(model).__name__}.")
+    results[name] = model.evaluate(_pairs_of(name, model, test), save=False)
+  comparison = Comparison(results)
+  if output is not None:
+    _write(comparison, models, pathlib.Path(output))
+  return comparison
+
+
+def _pairs_of(name, model, test):
+  if isinstance(test, Mapping):
+    if name not in test:
+      raise UserError(f"test has no pairs for the model {name!r}, only for {', '.join(test)}.")
+    test = test[name]
+  if not isinstance(test, Pairs):
+    raise UserError(f"test takes pairs(x, h), not {type(test).__name__}.")
+  return test.without_h() if model.h_shape is None else test
+
+
+def _write(comparison, models, output):
+  if (output / storage.CONFIG).exists():
+    raise UserError(f"{output} is the folder of a run; choose another output.")
+  folders = []
+  for place, (name, result) in enumerate(comparison.results.items()):
+    folder = output / RUNS / f"{place}_{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}"
+    model = models[name]
+    config = {"made_by": MADE_BY_COMPARE, "name": name, "seed": model.seed}
+    storage.write_json(folder / storage.CONFIG, config)
+    layer = result.layer if result.layer == UNCONDITIONAL else name
+    result.save(folder, {**model.facts(), "layer": layer})
+    folders.append(folder)
+  report.write_comparison(output, folders)

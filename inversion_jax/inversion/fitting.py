@@ -1,0 +1,239 @@
+"""From pairs to a trained inverter: what is learnt, and the defaults and checks around it."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import numpy as np
+
+from inversion_jax.features import pairs
+from inversion_jax.features.pairs import Pairs
+from inversion_jax.fitting import sessions
+from inversion_jax.fitting.training import Recipe, TrainState
+from inversion_jax.inversion import folders
+from inversion_jax.inversion.folders import NAME
+from inversion_jax.inversion.model import Inversion, pixel_nats, words_of
+from inversion_jax.inversion.networks import Network, initial_params, suited
+from inversion_jax.inversion.observed import AS_IT_IS, Observed
+from inversion_jax.machine import limits, placement, progress
+from inversion_jax.machine.errors import UserError
+from inversion_jax.machine.progress import say
+from inversion_jax.models.inverters import amortised
+from inversion_jax.models.widening import apply_widened
+from inversion_jax.results import UNCONDITIONAL
+
+# Enough images for the statistics that set scale and bias of every layer.
+NUM_INIT_IMAGES = 128
+BATCH_SIZE = 250
+
+
+def subject(
+  train: Pairs,
+  validation: Pairs,
+  network: Network,
+  *,
+  observed: Observed = AS_IT_IS,
+  seed: int = 0,
+  start_from: Inversion | None = None,
+  batch_size: int = BATCH_SIZE,
+) -> sessions.Subject:
+  """What the training of an inverter is: its beginning, its loss, its data, its validation.
+
+  Arguments are those of `fitted`.
+  """
+  inverter = network.inverter(train.num_levels, train.image_shape[-1])
+  root_key = jax.random.key(seed)
+  clean, held_out = observed.clean(train), observed.scored(validation, root_key)
+
+  def loss_fn(params, batch, dropout_key):
+    z = None if batch["h"] is None else observed.fresh(batch["h"], dropout_key)
+    log_prob_BHW = apply_widened(
+      inverter,
+      params,
+      batch["image"],
+      z,
+      multiple=network.filter_multiple,
+      train=True,
+      rngs={"dropout": dropout_key},
+    )
+    return -log_prob_BHW.sum((1, 2)).mean(), {}
+
+  def validate(state: TrainState):
+    scored = pixel_nats(inverter, [state.ema_params], held_out, batch_size, "validate")
+    nats_N = np.concatenate([nats_BHW.sum((1, 2)) for (nats_BHW,) in scored])
+    return nats_N.mean(), {"validation_nats_per_image": nats_N.mean()}
+
+  return sessions.Subject(
+    name=NAME,
+    init_fn=functools.partial(initial_params, inverter),
+    first_batch=first_batch(observed.scored(train, root_key)),
+    loss_fn=loss_fn,
+    batch_fn=clean.batch,
+    num_images=len(train),
+    validate=validate,
+    start_from=start_from and functools.partial(amortised, marginal_params=start_from.params),
+    advice="raise num_microbatches, lower batch_size, or set the network's remat",
+    facts={
+      "image_shape": list(train.image_shape),
+      "num_levels": train.num_levels,
+      "h_shape": list(train.features.shape) if train.features else None,
+    },
+  )
+
+
+def first_batch(seen: Pairs) -> tuple:
+  """The images, and their h as a model sees it, that the initialisation is done on."""
+  first = seen.rows(np.arange(min(NUM_INIT_IMAGES, len(seen))))
+  return first.images, first.features.of(first.images, first.index) if first.features else None
+
+
+def fitted(
+  train: Pairs,
+  validation: Pairs,
+  network: Network,
+  recipe: Recipe,
+  *,
+  observed: Observed = AS_IT_IS,
+  seed: int = 0,
+  folder: pathlib.Path | None = None,
+  start_from: Inversion | None = None,
+  batch_size: int = BATCH_SIZE,
+) -> Inversion:
+  """Trains an inverter as it is told, without defaults or checks of what it is given.
+
+  Args:
+    train, validation: pairs; the best step is the one with the fewest validation nats.
+    network: its size and kind.
+    recipe: how it is trained.
+    observed: how h reaches it.
+    seed: of initialisation, order, dropout and noise.
+    folder: a run folder, resumed if it has been begun; None keeps everything in memory.
+    start_from: a trained p(x) of the same network, whose function it begins with.
+    batch_size: of validation and scoring.
+  """
+  batch_size = placement.rounded_up(batch_size)
+  learnt = subject(
+    train,
+    validation,
+    network,
+    observed=observed,
+    seed=seed,
+    start_from=start_from,
+    batch_size=batch_size,
+  )
+  trained = sessions.train(learnt, recipe, seed=seed, folder=folder)
+  return Inversion(
+    inverter=network.inverter(train.num_levels, train.image_shape[-1]),
+    params=trained.ema_params,
+    live_params=trained.params,
+    observed=observed,
+    layer=train.features.name if train.features else UNCONDITIONAL,
+    image_shape=train.image_shape,
+    num_levels=train.num_levels,
+    h_shape=train.features.shape if train.features else None,
+    seed=seed,
+    note=trained.note,
+    recipe=recipe,
+    batch_size=batch_size,
+    folder=folder,
+  )
+
+
+def fit(
+  train: Pairs,
+  *,
+  validation: Pairs | None = None,
+  folder: str | pathlib.Path | None = None,
+  network: Network | None = None,
+  recipe: Recipe | None = None,
+  num_steps: int | None = None,
+  start_from: Inversion | None = None,
+  seed: int = 0,
+  quiet: bool = False,
+) -> Inversion:
+  """Learns p(x | h) of the images and features in `train`, or p(x) where they have no h.
+
+  h is standardised, a tenth is held out for validation, and the step with the fewest validation
+  nats is kept.
+
+  Args:
+    train: from `pairs`.
+    validation: pairs by which the best step is chosen; None holds out the last tenth of `train`.
+    folder: a run folder, which goes on where it was; None keeps everything in memory.
+    network, recipe: None are those that suit the size of the images on a laptop, see `suited`.
+    num_steps: in the place of the recipe's.
+    start_from: a fitted p(x) to begin from.
+    seed: of everything random.
+    quiet: show no progress.
+
+  Raises:
+    UserError: in one sentence, what is wrong with the data, the folder or the settings.
+  """
+  _check_kind("fit", train, Pairs, "pairs(x, h)")
+  suited_network, suited_recipe = suited(train.image_shape, has_h=train.features is not None)
+  network, recipe = network or suited_network, recipe or suited_recipe
+  _check_kind("network", network, Network, "a Network")
+  _check_kind("recipe", recipe, Recipe, "a Recipe")
+  if start_from is not None:
+    _check_start(start_from, train)
+  if num_steps is not None:
+    recipe = dataclasses.replace(recipe, num_steps=num_steps)
+  limits.check_integer("seed", seed, limits.NOT_NEGATIVE)
+  train, validation = train.held_out() if validation is None else (train, validation)
+  _check_validation(train, validation)
+  if len(train) < recipe.batch_size:
+    recipe = dataclasses.replace(recipe, batch_size=placement.rounded_up(len(train) // 2))
+  with progress.shown(quiet):
+    seen = pairs.fingerprints(train)
+    pairs.check_apart(seen, validation, "validation")
+    folder = folder and pathlib.Path(folder)
+    if folder:
+      folders.begin(folder, folders.settings(train, network, recipe, seed))
+    say(
+      "%d images to train on, %d to validate on; %s; %s",
+      len(train),
+      len(validation),
+      network,
+      recipe,
+    )
+    observed = Observed(folders.fit_statistics(train, folder)) if train.features else AS_IT_IS
+    model = fitted(
+      train,
+      validation,
+      network,
+      recipe,
+      observed=observed,
+      seed=seed,
+      folder=folder,
+      start_from=start_from,
+    )
+  return dataclasses.replace(model, train=frozenset(seen))
+
+
+def _check_kind(name, given, kind, words):
+  if not isinstance(given, kind):
+    raise UserError(f"{name} takes {words}, not {type(given).__name__}.")
+
+
+def _check_start(start_from, train):
+  _check_kind("start_from", start_from, Inversion, "a fitted p(x)")
+  if start_from.h_shape is not None or start_from.image_shape != train.image_shape:
+    raise UserError(
+      f"start_from must be a p(x) of images of shape {train.image_shape}, not {start_from!r}."
+    )
+
+
+def _check_validation(train, validation):
+  _check_kind("validation", validation, Pairs, "pairs(x, h)")
+  ours, theirs = (of.features.shape if of.features else None for of in (train, validation))
+  if ours != theirs or train.image_shape != validation.image_shape:
+    raise UserError(
+      f"The training pairs are images {train.image_shape} with {words_of(ours)}, the validation "
+      f"pairs {validation.image_shape} with {words_of(theirs)}; make both from one set."
+    )
+  if validation.num_levels > train.num_levels:
+    raise UserError(
+      f"The validation images have {validation.num_levels} levels, the training images "
+      f"{train.num_levels}; give num_levels to pairs."
+    )

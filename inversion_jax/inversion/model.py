@@ -1,0 +1,308 @@
+"""A trained p(x | h), and what can be asked of it."""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, Shaped, UInt8
+
+from inversion_jax.features import pairs, sources
+from inversion_jax.features.pairs import Pairs
+from inversion_jax.fitting import scoring, training
+from inversion_jax.fitting.training import Recipe
+from inversion_jax.inversion.observed import Observed
+from inversion_jax.machine import compilation, notes, placement, storage
+from inversion_jax.machine.errors import UserError
+from inversion_jax.machine.progress import track
+from inversion_jax.models import sampling
+from inversion_jax.models.inverters import Inverter
+from inversion_jax.results import Result
+
+NAME = "inverter"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inversion:
+  """A trained p(x | h), or p(x).
+
+  Attributes:
+    inverter: the Flax module.
+    params: averaged parameters, and `live_params` those of the best step themselves.
+    observed: how h reaches it.
+    layer: the name of its h, "none" for p(x).
+    image_shape, num_levels: of its images.
+    h_shape: of the h of one image; None for p(x).
+    seed: from which all its random numbers come.
+    note: where training ended.
+    recipe: how it was trained.
+    batch_size: images at a time for scoring.
+    folder: where results are kept; None keeps them in memory.
+    train: fingerprints of what it was trained on, if it was trained now.
+  """
+
+  inverter: Inverter
+  params: Any
+  live_params: Any
+  observed: Observed
+  layer: str
+  image_shape: tuple[int, int, int]
+  num_levels: int
+  h_shape: tuple[int, ...] | None
+  seed: int
+  note: dict[str, Any]
+  recipe: Recipe
+  batch_size: int = 250
+  folder: pathlib.Path | None = None
+  train: frozenset[int] = frozenset()
+
+  def __repr__(self) -> str:
+    given = "p(x)" if self.h_shape is None else f"p(x | {self.layer} {self.h_shape})"
+    shape = " x ".join(map(str, self.image_shape))
+    return f"Inversion of {given}, images {shape}, best step {self.note['best_step']:,}"
+
+  @property
+  def num_params(self) -> int:
+    """Numbers that were learnt."""
+    return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+  def evaluate(self, test: Pairs, *, num_maps: int = 1_000, save: bool = True) -> Result:
+    """Scores pairs it was not trained on, each once.
+
+    Args:
+      test: images of the same shape and levels, with h of the same shape.
+      num_maps: images whose nats are kept pixel by pixel.
+      save: whether a model with a folder keeps the result there.
+
+    Raises:
+      UserError: other images or another h, or many of the pairs are among those trained on.
+    """
+    start = time.monotonic()
+    self._check(test)
+    if self.train:
+      pairs.check_apart(self.train, test, "test")
+    result = self.score(test, num_maps=num_maps)
+    if self.folder and save:
+      result.save(self.folder, self.facts())
+      made_for = {"inverter_step": self.note["best_step"], "num_maps": num_maps}
+      seconds = time.monotonic() - start
+      notes.write(self.folder, "evaluate", {**made_for, "seconds": seconds})
+    return result
+
+  def score(self, test: Pairs, *, num_maps: int = 1_000) -> Result:
+    """`evaluate` without its checks and without writing."""
+    rows_n = mapped_rows(len(test), num_maps)
+    kept, columns, sum_HW, start = [], [], 0.0, 0
+    for batch in self.pixel_nats(test, [self.params, self.live_params], "evaluate"):
+      columns.append([nats_BHW.sum((1, 2)) for nats_BHW in batch])
+      nats_BHW, _ = batch
+      here = rows_n[(rows_n >= start) & (rows_n < start + len(nats_BHW))]
+      kept.append(nats_BHW[here - start].astype(np.float32))
+      sum_HW = sum_HW + nats_BHW.sum(0)
+      start += len(nats_BHW)
+    nats_N, live_nats_N = (np.concatenate(column) for column in zip(*columns, strict=True))
+    maps = {
+      "index": test.index[rows_n],
+      "image": test.images[rows_n],
+      "nats": np.concatenate(kept),
+      "mean_nats": sum_HW / len(test),
+    }
+    return Result(test, self.layer, nats_N, live_nats_N, maps)
+
+  def nats(self, of: Pairs, *, first_row: int = 0) -> Float[np.ndarray, " N"]:
+    """-log p(x | h) of each image; with `first_row` of the pixels from that row on alone."""
+    self._check(of)
+    batches = self.pixel_nats(of, [self.params], "score")
+    return np.concatenate([nats_BHW[:, first_row:].sum((1, 2)) for (nats_BHW,) in batches])
+
+  def pixel_nats(
+    self, of: Pairs, params_list: Sequence[Any], description: str
+  ) -> Iterator[tuple[np.ndarray, ...]]:
+    """Batches of -log p(pixel | pixels before it, h), (B, H, W), for each of `params_list`."""
+    seen = self.observed.scored(of, jax.random.key(self.seed))
+    return pixel_nats(self.inverter, params_list, seen, self.batch_size, description)
+
+  def sample(
+    self, h: Any = None, num: int = 1, *, sampler: str = "auto", batch_size: int = 80
+  ) -> UInt8[np.ndarray, "..."]:
+    """Draws images from p(x | h), the same ones each time.
+
+    Args:
+      h: of N images, as it was given to `pairs`; None for p(x).
+      num: images for each h.
+      sampler: one of `sampling.SAMPLERS`; they draw the same.
+      batch_size: images at a time.
+
+    Returns:
+      Levels (N, num, H, W, C); (num, H, W, C) without h.
+    """
+    if isinstance(num, bool) or not isinstance(num, int) or num < 1:
+      raise UserError(f"num={num!r} must be a positive integer.")
+    if (h is None) != (self.h_shape is None):
+      needs = "no h" if self.h_shape is None else f"h of shape {(-1, *self.h_shape)}"
+      raise UserError(f"This model needs {needs}.")
+    h = None if h is None else pairs.array_of(h, "h")
+    num_rows = 1 if h is None else len(h)
+    blank = np.zeros((num_rows, *self.image_shape), np.uint8)
+    index = np.arange(num_rows)
+    features = None if h is None else sources.Stored(h, self.layer)
+    given = Pairs(blank, features, index, index, index, self.num_levels)
+    self._check(given)
+    drawn = self.draw(given, num, sampler=sampler, batch_size=batch_size)
+    return drawn[0] if h is None else drawn
+
+  def draw(
+    self,
+    of: Pairs,
+    num_samples: int,
+    *,
+    sampler: str = "auto",
+    batch_size: int = 80,
+    num_given_rows: int = 0,
+    parts: Any = None,
+  ) -> UInt8[np.ndarray, "N S H W C"]:
+    """Draws `num_samples` images for each pair.
+
+    A sample is a function of the model, the image's index and the number of the sample.
+
+    Args:
+      of: whose h is used.
+      num_samples: S.
+      sampler: one of `sampling.SAMPLERS`.
+      batch_size: images at a time.
+      num_given_rows: rows of the pair's image that each sample begins with.
+      parts: keeps finished batches: `load(start)` gives one or None, `save(start, levels)`.
+    """
+    rows_M, sample_M = np.divmod(np.arange(len(of) * num_samples), num_samples)
+    batch_size = min(placement.rounded_up(batch_size), placement.rounded_up(len(rows_M)))
+    draw = self._draw_fn(of, sampler, num_given_rows)
+    drawn = []
+    with track("sample", len(rows_M), unit="image") as shown:
+      for start in range(0, len(rows_M), batch_size):
+        levels_BHWC = parts.load(start) if parts else None
+        if levels_BHWC is None:
+          picked_B = np.minimum(np.arange(start, start + batch_size), len(rows_M) - 1)
+          levels_BHWC = draw(rows_M[picked_B], sample_M[picked_B])
+          if parts:
+            parts.save(start, levels_BHWC)
+        drawn.append(levels_BHWC[: len(rows_M) - start])
+        shown.update(len(drawn[-1]))
+    return np.concatenate(drawn).reshape(len(of), num_samples, *self.image_shape)
+
+  def _draw_fn(self, of, sampler, num_given_rows):
+    """`draw(rows_B, sample_B)` -> uint8 levels of one sample for each of these pairs."""
+    root_key, size = jax.random.key(self.seed), self.image_shape[:2]
+    seen = self.observed.scored(of, root_key)
+    sample_key = training.key_for(root_key, "sample")
+
+    @placement.per_device
+    def draw_batch(params, z, images_BHWC, index_B, sample_B):
+      keys_B = sampling.sample_keys(sample_key, index_B, sample_B)
+      model = self.inverter.bind({"params": params})
+      given_BRWC = images_BHWC[:, :num_given_rows] if num_given_rows else None
+      contexts_ = model.contexts(z, size)
+      return sampling.draw(model, contexts_, keys_B, size, sampler=sampler, given_BRWC=given_BRWC)
+
+    # Every process gets the whole result.
+    replicated = placement.data_parallel()[1]
+    draw_batch = compilation.jit_sampler(draw_batch, out_shardings=replicated)
+
+    def draw(rows_B, sample_B):
+      batch = seen.batch(rows_B)
+      index_B, sample_B = placement.put_batch((of.index[rows_B], sample_B))
+      drawn = draw_batch(self.params, batch["h"], batch["image"], index_B, sample_B)
+      return np.asarray(drawn, np.uint8)
+
+    return draw
+
+  def facts(self) -> dict[str, Any]:
+    """What `summary.json` says of the model and its training."""
+    return {
+      "inverter_num_params": self.num_params,
+      "inverter_steps": self.note["best_step"],
+      "inverter_train_steps": self.note["step"],
+      "inverter_batch_size": self.recipe.batch_size,
+      "train_images_per_second": _train_images_per_second(self.folder),
+      "dtype": jnp.dtype(self.inverter.dtype).name,
+      "seed": self.seed,
+      "seconds": {stage: note["seconds"] for stage, note in notes.read(self.folder).items()}
+      if self.folder
+      else {NAME: self.note["seconds"]},
+    }
+
+  def _check(self, given: Pairs):
+    h_shape = given.features.shape if given.features else None
+    if h_shape != self.h_shape:
+      raise UserError(
+        f"This model was fitted to {words_of(self.h_shape)} and is given {words_of(h_shape)}."
+      )
+    if given.image_shape != self.image_shape:
+      raise UserError(
+        f"This model was fitted to images of shape {self.image_shape} and is given images of "
+        f"shape {given.image_shape}."
+      )
+    highest = int(given.images.max(initial=0))
+    if highest >= self.num_levels:
+      raise UserError(
+        f"This model knows {self.num_levels} levels, but an image has level {highest}; fit it "
+        f"with num_levels={256 if highest > 16 else highest + 1}."
+      )
+
+
+def words_of(h_shape: Sequence[int] | None) -> str:
+  """An h of this shape, in words."""
+  return "no h" if h_shape is None else f"an h of shape {tuple(h_shape)}"
+
+
+def mapped_rows(num_images: int, num_maps: int) -> Int[np.ndarray, " n"]:
+  """Which test images keep their maps, in order: a sample that is the same in every run.
+
+  Not the first ones, which may come from few writers or sources; a smaller sample is part of a
+  larger one.
+  """
+  return np.sort(np.random.default_rng(0).permutation(num_images)[:num_maps])
+
+
+# Kept, so that validation and evaluation share what was compiled.
+@functools.lru_cache(maxsize=4)
+def _pixel_scorer(inverter: Inverter) -> Callable:
+  def score_batch(params, images_BHWC, z):
+    return -inverter.apply({"params": params}, images_BHWC, z)
+
+  return placement.jit_gathered(score_batch)
+
+
+def pixel_nats(
+  inverter: Inverter,
+  params_list: Sequence[Any],
+  seen: Pairs,
+  batch_size: int,
+  description: str,
+) -> Iterator[tuple[Shaped[np.ndarray, "B H W"], ...]]:
+  """Batches of -log p(pixel | pixels before it, h), float64, for each of `params_list`.
+
+  Their sum over an image is its -log p(x | h). `seen` has h as the inverter sees it.
+  """
+  score_batch = _pixel_scorer(inverter)
+
+  def score_rows(rows_B):
+    batch = seen.batch(rows_B)
+    return tuple(score_batch(params, batch["image"], batch["h"]) for params in params_list)
+
+  return scoring.scored_batches(score_rows, len(seen), batch_size, description)
+
+
+def _train_images_per_second(folder):
+  """The median over the log, so that one slow stretch does not count."""
+  records = storage.read_metrics(folder / storage.METRICS) if folder else []
+  rates = [
+    record["images_per_second"]
+    for record in records
+    if record["stage"] == NAME and "images_per_second" in record
+  ]
+  return float(np.median(rates)) if rates else None

@@ -1,0 +1,136 @@
+"""The size and kind of an inverter, what suits which images, and what it costs."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from inversion_jax.fitting import costs
+from inversion_jax.fitting.training import Recipe
+from inversion_jax.machine import limits
+from inversion_jax.models import contexts, likelihoods, pixelcnn
+from inversion_jax.models.inverters import Inverter
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """The size and kind of an inverter; defaults are the paper's for MNIST (appendix A).
+
+  Attributes:
+    num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
+    context, resize_method: how a spatial h is brought in, see `ContextEncoder`.
+    remat: what the backward pass computes again, "", "elementwise" or "blocks".
+    likelihood: of a pixel, "auto", "categorical" or "logistic_mixture".
+    num_components, min_log_scale: of the mixture.
+    filter_multiple: filters are rounded up to a multiple while training; the same model.
+    dtype: of the activations, "float32" or "bfloat16".
+  """
+
+  num_filters: int = 64
+  num_blocks: int = 3
+  num_scales: int = 3
+  dropout_rate: float = 0.5
+  context: str = "projection"
+  context_dropout_rate: float = 0.0
+  resize_method: str = "bilinear"
+  remat: str = ""
+  likelihood: str = "auto"
+  num_components: int = 10
+  min_log_scale: float = -7.0
+  filter_multiple: int = 1
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    counts = ("num_filters", "num_blocks", "num_scales", "num_components", "filter_multiple")
+    limits.check_fields(self, counts, limits.ABOVE_ZERO)
+    limits.check_fields(self, ("dropout_rate", "context_dropout_rate"), limits.FRACTION)
+    limits.check_number("min_log_scale", self.min_log_scale, limits.FINITE)
+    limits.check_one_of("context", self.context, contexts.MODES)
+    limits.check_one_of("resize_method", self.resize_method, contexts.RESIZE_METHODS)
+    limits.check_one_of("remat", self.remat, pixelcnn.REMATS)
+    limits.check_one_of("likelihood", self.likelihood, likelihoods.NAMES)
+    limits.check_one_of("dtype", self.dtype, DTYPES)
+
+  def inverter(self, num_levels: int, num_colours: int) -> Inverter:
+    """The Flax module for images of so many levels and colours."""
+    likelihood = likelihoods.make(
+      self.likelihood,
+      num_levels=num_levels,
+      num_colours=num_colours,
+      num_components=self.num_components,
+      min_log_scale=self.min_log_scale,
+    )
+    fields = {name: getattr(self, name) for name in MODULE_FIELDS}
+    return Inverter(likelihood, **fields, dtype=jnp.dtype(self.dtype))
+
+
+# Those of `Network` that are attributes of `Inverter` under the same name.
+MODULE_FIELDS = ("num_filters", "num_blocks", "num_scales", "dropout_rate", "context")
+MODULE_FIELDS += ("context_dropout_rate", "resize_method", "remat")
+
+
+def suited(image_shape: Sequence[int], *, has_h: bool) -> tuple[Network, Recipe]:
+  """A network and a recipe that a laptop trains in minutes on images of this size.
+
+  Up to 16x16 those of `configs/digits.py`; above, a reduced one of the README's table. The paper's
+  are `Network()` and `Recipe()`, with 196 filters for colour: hours to days on an accelerator.
+  """
+  recipe = Recipe(decay="cosine", learning_rate=3e-3, ema_decay=0.98, log_every=20)
+  if max(image_shape[:2]) <= 16:
+    # Without h there is more to learn from the pixels.
+    num_steps = 300 if has_h else 500
+    recipe = dataclasses.replace(recipe, num_steps=num_steps, validate_every=60)
+    return Network(num_filters=32, num_blocks=1, num_scales=2), recipe
+  return Network(num_filters=32, num_blocks=1, dropout_rate=0.1), dataclasses.replace(
+    recipe,
+    batch_size=32,
+    num_steps=2_500,
+    learning_rate=2e-3,
+    ema_decay=0.99,
+    validate_every=250,
+  )
+
+
+def initial_params(inverter: Inverter, keys: dict[str, Any], images_BHWC: Any, z: Any) -> Any:
+  """Untrained parameters, whose scales the statistics of these images and their h set."""
+  return inverter.init(keys, images_BHWC, z, train=True)["params"]
+
+
+def param_shapes(
+  inverter: Inverter, image_shape: Sequence[int], h_shape: Sequence[int] | None
+) -> Any:
+  """Shapes and types of the parameters; nothing is computed."""
+  images, z = shapes_of(2, image_shape, h_shape)
+  keys = dict.fromkeys(("params", "dropout"), jax.random.key(0))
+  return jax.eval_shape(lambda *args: initial_params(inverter, *args), keys, images, z)
+
+
+def shapes_of(num: int, image_shape: Sequence[int], h_shape: Sequence[int] | None) -> tuple:
+  """Images and h in the place of arrays."""
+  images = jax.ShapeDtypeStruct((num, *image_shape), jnp.uint8)
+  return images, None if h_shape is None else jax.ShapeDtypeStruct((num, *h_shape), jnp.float32)
+
+
+class Cost(NamedTuple):
+  """Of training an inverter: how many numbers it learns, and operations for an image."""
+
+  num_params: int
+  operations_per_image: int
+
+
+def cost(
+  network: Network, num_levels: int, image_shape: Sequence[int], h_shape: Sequence[int] | None
+) -> Cost:
+  """What a network will cost, from shapes alone."""
+  inverter = network.inverter(num_levels, image_shape[-1])
+  params = param_shapes(inverter, image_shape, h_shape)
+
+  def score(params, images, z):
+    return inverter.apply({"params": params}, images, z)
+
+  operations = costs.train_operations(score, params, *shapes_of(2, image_shape, h_shape))
+  return Cost(sum(leaf.size for leaf in jax.tree.leaves(params)), operations // 2)

@@ -1,0 +1,78 @@
+"""Every configuration that ships, and the fields that one can get wrong."""
+
+import re
+
+import pytest
+from run_examples import CONFIGS, edited, get_config
+
+from inversion_jax import config as config_lib
+from inversion_jax.machine.errors import UserError
+from inversion_jax.runs import Run
+
+
+@pytest.mark.parametrize("variant", ["", "smoke"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_passes_the_checks(name, variant):
+  config = config_lib.check(get_config(name, variant))
+  if name not in ("digits", "features"):
+    dataset, *kind, layer = name.split("_")
+    assert config.data.name.startswith(dataset)
+    assert config.representation.layer == ("" if layer == "prior" else layer)
+    assert not kind or config.classifier.network.kind == kind[0]
+
+
+def test_the_paper_configs_have_the_settings_of_appendix_a():
+  for name, filters, dropout, context_dropout in (
+    ("mnist_conv1", 64, 0.5, 0.0),
+    ("svhn_conv1", 196, 0.1, 0.0),
+    ("cifar10_conv2", 196, 0.5, 0.0),
+    ("cifar10_fc3", 196, 0.5, 0.2),
+  ):
+    config = get_config(name)
+    network = config.inverter.network
+    assert (network.num_filters, network.num_blocks) == (filters, 3)
+    assert (network.dropout_rate, network.context_dropout_rate) == (dropout, context_dropout)
+    assert config.inverter.likelihood.num_components == 10
+    assert (config.inverter.learning_rate, config.classifier.learning_rate) == (1e-3, 3e-4)
+    assert config.inverter.num_steps == config.classifier.num_steps == 250_000
+  assert tuple(get_config("svhn_fc3").classifier.network.num_filters) == (64, 128)
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    ({"representation__layer": "conv7"}, "representation.layer='conv7' is not one of"),
+    ({"representation__step": 55}, "representation.step=55 is not kept"),
+    ({"data__name": "imagenet"}, "data.name='imagenet' is not one of"),
+    ({"dtype": "float8"}, "dtype='float8' is not one of"),
+    ({"inverter__decay": "fast"}, "inverter.decay='fast' is not one of"),
+    ({"decoder__decay": "fast"}, "decoder.decay='fast' is not one of"),
+    ({"decoder__network__num_scales": 0}, "decoder.network.num_scales=0 must be above zero"),
+    ({"inverter__network__dropout_rate": 1.5}, "must be at least 0 and below 1"),
+    ({"inverter__batch_size": 0}, "inverter.batch_size=0 must be above zero"),
+    ({"inverter__network__context": "both"}, "inverter.network.context='both'"),
+    ({"brackets__sigmas": (1.0, 0.0)}, "brackets.sigmas=(1.0, 0.0) must be above zero"),
+    ({"brackets__bits": (1, 0)}, "brackets.bits=0 is not one of"),
+  ],
+)
+def test_a_wrong_field_is_named(fields, words):
+  with pytest.raises(UserError, match=re.escape(words)):
+    config_lib.check(edited(get_config("digits_fc3"), **fields))
+
+
+def test_a_folder_of_another_configuration_is_left_alone(finished):
+  config = edited(finished.config, inverter__network__num_filters=8)
+  with pytest.raises(UserError, match=r"num_filters is 4 there and 8 here\); choose another"):
+    Run(config, finished.folder).begin()
+  longer = edited(finished.config, inverter__num_steps=6, sample__num_images=2)
+  Run(longer, finished.folder).begin()
+
+
+def test_a_folder_from_before_a_stage_existed_goes_on(finished):
+  old = finished.config.to_dict()
+  del old["decoder"]
+  assert not config_lib.differences(old, finished.config)
+  del old["inverter"]["network"]["num_filters"]
+  assert config_lib.differences(old, finished.config) == [
+    "inverter.network.num_filters is 64 there and 4 here"
+  ]

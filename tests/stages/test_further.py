@@ -1,0 +1,107 @@
+"""Stages for those who ask: neighbours, checks, brackets."""
+
+import shutil
+
+import numpy as np
+import pytest
+from run_examples import edited, run_stage
+
+from inversion_jax.machine import storage
+from inversion_jax.machine.errors import UserError
+from inversion_jax.models import sampling
+from inversion_jax.runs import Run
+
+
+@pytest.fixture(scope="module")
+def with_neighbours(finished, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("neighbours") / "fc3"
+  shutil.copytree(finished.folder, folder)
+  run = Run(edited(finished.config, neighbours__num_samples=3), folder)
+  for stage in ("neighbours", "report"):
+    run_stage(stage, run)
+  return run
+
+
+def test_samples_are_encoded_again_and_compared_with_the_training_set(with_neighbours):
+  run = with_neighbours
+  arrays = storage.read_npz(run.folder / "neighbours.npz")
+  drawn = storage.read_npz(run.folder / "samples.npz")["sample"]
+  np.testing.assert_array_equal(arrays["sample"][:2, :2], drawn)
+  encode, train, test = run.features.encode, run.images("train"), run.images("test")
+  h = np.asarray(encode(test.images[:4]))
+  h_samples = np.asarray(encode(arrays["sample"].reshape(12, 8, 8, 1))).reshape(4, 3, -1)
+  sample_l1 = np.abs(h_samples - h[:, None]).mean(-1)
+  np.testing.assert_allclose(arrays["sample_l1"], sample_l1, rtol=1e-4)
+  all_l1 = np.abs(np.asarray(encode(train.images)) - h[:, None]).mean(-1)
+  rows = np.argsort(all_l1, axis=1)[:, :6]
+  np.testing.assert_allclose(
+    arrays["nearest_l1"], np.take_along_axis(all_l1, rows, axis=1), rtol=1e-4
+  )
+  np.testing.assert_array_equal(arrays["nearest"], train.images[rows])
+  np.testing.assert_array_equal(arrays["nearest_index"], train.index[rows])
+  table = storage.read_json(run.folder / "neighbours.json")
+  means = {name: row["mean_l1"] for name, row in table["rows"].items()}
+  assert means == pytest.approx(
+    {
+      "1NN": all_l1.min(1).mean(),
+      "IM-S": sample_l1[:, 0].mean(),
+      "IM-NN": sample_l1.min(1).mean(),
+    },
+    rel=1e-4,
+  )
+  gain = sample_l1[:, 0] - sample_l1.min(1)
+  (difference,) = (row for row in table["differences"] if row["first"] == "IM-S")
+  assert difference["mean_l1"] == pytest.approx(gain.mean(), rel=1e-3)
+  assert difference["standard_error"] == pytest.approx(gain.std(ddof=1) / 2, rel=1e-3)
+  assert table["mean_absolute_h"] == pytest.approx(np.abs(h).mean(), rel=1e-4)
+  assert "Neighbours in the layer" in (run.folder / "report.html").read_text()
+
+
+def test_neighbours_that_were_measured_are_left_alone(with_neighbours, monkeypatch):
+  monkeypatch.setattr(sampling, "draw", None)
+  before = (with_neighbours.folder / "neighbours.npz").stat().st_mtime_ns
+  run_stage("neighbours", with_neighbours)
+  assert (with_neighbours.folder / "neighbours.npz").stat().st_mtime_ns == before
+
+
+def test_without_a_layer_there_are_no_neighbours(finished, tmp_path):
+  with pytest.raises(UserError, match="inverts a layer as it is"):
+    run_stage("neighbours", Run(edited(finished.config, representation__layer=""), tmp_path))
+
+
+def test_checks_name_what_an_untrained_inverter_cannot_do(finished, tmp_path):
+  shutil.copytree(finished.folder, tmp_path / "fc3")
+  run = Run(edited(finished.config, inverter__num_steps=6), tmp_path / "fc3")
+  with pytest.raises(UserError, match=r"of 5 checks failed: .*copy.*should not be used"):
+    run_stage("checks", run)
+  rows = {row["check"]: row for row in storage.read_json(run.folder / "checks.json")}
+  assert len(rows) == 5
+  assert rows["shuffled h, scored"]["passes"]
+  assert not rows["copy"]["passes"]
+  summary = storage.read_json(run.folder / "summary.json")
+  assert rows["copy"]["inverter_step"] == summary["inverter_steps"]
+  # The controls are trained on the classifier of the run itself.
+  notes = storage.read_json(run.folder / "controls" / "shuffled" / "stages.json")
+  assert notes["classifier"]["copied_from"] == "fc3"
+
+
+def test_brackets_show_both_sides_of_a_layer(finished):
+  config = edited(
+    *(finished.config,),
+    **{"brackets__sigmas": (1.0,), "brackets__bits": ()},
+    **{"inverter__num_steps": 1, "inverter__validate_every": 1},
+  )
+  run = Run(config, finished.folder.parent / "bracketed")
+  for stage in ("classifier", "inverter", "evaluate", "brackets", "report"):
+    run.begin()
+    run_stage(stage, run)
+  rows = storage.read_json(run.folder / "brackets.json")
+  nats_of = {row["method"]: row["nats"] for row in rows}
+  assert {"inverter", "infonce", "density_upper", "leave_one_out_upper"} <= set(nats_of)
+  nats = {
+    name: storage.read_npz(run.folder / "controls" / name / "nats.npz")["nats"].mean()
+    for name in ("prior", "sigma_1")
+  }
+  saved = nats["prior"] - nats["sigma_1"]
+  assert nats_of["inverter"] == pytest.approx(saved)
+  assert "Through noise and few bits" in (run.folder / "report.html").read_text()

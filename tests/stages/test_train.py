@@ -1,0 +1,192 @@
+"""Training of a run: shared, killed, continued, refused."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from run_examples import (
+  edited,
+  get_config,
+  killed_at_step,
+  run_stage,
+  run_stages,
+  sibling,
+  smaller,
+)
+
+from inversion_jax import config as config_lib
+from inversion_jax import stages
+from inversion_jax.fitting import costs, training
+from inversion_jax.machine import storage
+from inversion_jax.machine.errors import UserError
+from inversion_jax.runs import Run
+from inversion_jax.stages import classifier
+
+
+def test_a_finished_run_is_left_alone(finished, monkeypatch):
+  before = (finished.folder / "nats.npz").stat().st_mtime_ns
+  monkeypatch.setattr(training, "fit", None)
+  again = Run(finished.config, finished.folder)
+  again.begin()
+  for stage in stages.DEFAULT:
+    run_stage(stage, again)
+  assert (finished.folder / "nats.npz").stat().st_mtime_ns == before
+
+
+def test_runs_that_differ_in_the_layer_share_the_classifier(finished, tmp_path, monkeypatch):
+  shutil.copytree(finished.folder, tmp_path / "fc3")
+  run = Run(config_lib.for_layer(finished.config, "logits"), tmp_path / "logits")
+  run.begin()
+  monkeypatch.setattr(training, "fit", None)
+  run_stage("classifier", run)
+  assert run.progress()["classifier"]["copied_from"] == "fc3"
+  mine, theirs = (r.classifier_params() for r in (run, finished))
+  jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+
+
+def test_another_seed_does_not_share_the_classifier(finished):
+  run = sibling(finished, "seed1")
+  with run.config.unlocked():
+    run.config.seed = 1
+  run.begin()
+  assert not classifier.share(run)
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(finished):
+  run = sibling(finished, "killed")
+  run.begin()
+  run_stage("classifier", run)
+  with killed_at_step(4):
+    run_stage("inverter", run)
+  assert "inverter" not in run.progress()
+  run = Run(run.config, run.folder)
+  run_stage("inverter", run)
+  assert run.model.note["best_step"] == finished.model.note["best_step"] == 6
+  for name in ("params", "live_params"):
+    resumed, straight = (getattr(r.model, name) for r in (run, finished))
+    jax.tree.map(np.testing.assert_array_equal, resumed, straight)
+  steps = [
+    (record["step"], "train_nats_per_image" in record)
+    for record in storage.read_metrics(run.folder / "metrics.jsonl")
+    if record["stage"] == "inverter"
+  ]
+  assert len(steps) == len(set(steps))
+
+
+def test_the_seconds_of_training_go_on_where_they_were(finished, tmp_path):
+  shutil.copytree(finished.folder, tmp_path / "fc3")
+  path = tmp_path / "fc3" / "metrics.jsonl"
+  with path.open(encoding="utf-8") as file:
+    lines = [json.loads(line) for line in file]
+  before = [line["seconds"] for line in lines if line["stage"] == "inverter" and "seconds" in line]
+  assert before == sorted(before)
+  later = edited(finished.config, inverter__num_steps=8)
+  lines = [line | ({"seconds": 1e6} if "seconds" in line else {}) for line in lines]
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+  run = Run(later, tmp_path / "fc3")
+  run_stage("inverter", run)
+  records = storage.read_metrics(path)
+  last = [line for line in records if line["stage"] == "inverter" and "seconds" in line][-1]
+  assert last["step"] == 8
+  assert 0 < last["seconds"] - 1e6 < 1e3
+
+
+def test_a_longer_run_goes_on_and_is_evaluated_again(finished, tmp_path):
+  folder = tmp_path / "longer"
+  shutil.copytree(finished.folder, folder)
+  config = finished.config.copy_and_resolve_references()
+  config.inverter.num_steps = 9
+  run = run_stages(config, folder, ("classifier", "inverter", "evaluate"))
+  assert run.progress()["inverter"]["step"] == 9
+  assert storage.read_json(folder / "summary.json")["inverter_train_steps"] == 9
+
+
+def test_without_a_layer_the_same_path_is_the_unconditional_model(data_dir, tmp_path):
+  config = smaller(get_config("digits_prior", "smoke"))
+  config.data.dir = str(data_dir)
+  run = run_stages(config, tmp_path / "prior")
+  summary = storage.read_json(run.folder / "summary.json")
+  assert (summary["layer"], summary["classifier_test_accuracy"]) == ("none", None)
+  assert "inverter" in run.progress()
+  assert not (run.folder / "classifier").exists()
+  assert Run(edited(config, representation__sigma=1.0), run.folder).channel is None
+  assert not (run.folder / "decoder").exists()
+  # A layer that starts from it has its nats before the first step.
+  layer = edited(
+    smaller(get_config("digits_fc3", "smoke")),
+    **{"inverter__start_from": str(run.folder), "data__dir": str(data_dir)},
+  )
+  started = run_stages(layer, tmp_path / "fc3", ("classifier", "inverter"))
+
+  def validations(of):
+    lines = storage.read_metrics(of.folder / "metrics.jsonl")
+    nats = [line.get("validation_nats_per_image") for line in lines if line["stage"] == "inverter"]
+    return [one for one in nats if one is not None]
+
+  start_nats, best_nats = validations(started)[0], min(validations(run))
+  assert start_nats == pytest.approx(best_nats, rel=1e-4)
+  # With its inverter gone, the stage would begin anew.
+  folder = started.folder
+  shutil.rmtree(folder / "inverter")
+  with pytest.raises(UserError, match="start_from=nowhere is not the folder of a run"):
+    run_stage("inverter", Run(edited(layer, inverter__start_from="nowhere"), folder))
+  with pytest.raises(UserError, match="give an unconditional run of digits"):
+    run_stage("inverter", Run(edited(layer, inverter__start_from=str(started.folder)), folder))
+
+
+def test_a_damaged_checkpoint_is_named_and_its_advice_helps(finished, tmp_path):
+  folder = tmp_path / "damaged"
+  shutil.copytree(finished.folder, folder)
+  for path in (folder / "inverter").rglob("*"):
+    if path.is_file() and "default" in path.parts:
+      path.write_bytes(b"")
+  (folder / "stages.json").write_text(
+    json.dumps({k: v for k, v in finished.progress().items() if k != "evaluate"})
+  )
+  with pytest.raises(UserError, match="inverter/6 is damaged"):
+    run_stage("evaluate", Run(finished.config, folder))
+  shutil.rmtree(folder / "inverter" / "6")
+  # The one before it was damaged too by this test; with both gone, training starts anew.
+  shutil.rmtree(folder / "inverter" / "3")
+  run = run_stages(finished.config, folder, ("classifier", "inverter", "evaluate"))
+  nats, expected = (storage.read_npz(r.folder / "nats.npz")["nats"] for r in (run, finished))
+  np.testing.assert_array_equal(nats, expected)
+
+
+def test_a_folder_that_cannot_be_made_is_named(finished, tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match=r"file/run cannot be made .* choose another --workdir"):
+    Run(finished.config, tmp_path / "file" / "run").begin()
+
+
+def test_a_batch_larger_than_the_set_is_named(finished, tmp_path):
+  config = edited(finished.config, classifier__batch_size=5000)
+  with pytest.raises(UserError, match=r"classifier\.batch_size=5000 exceeds the 64 training"):
+    run_stages(config, tmp_path / "run", ("classifier",))
+
+
+def test_an_inverter_that_does_not_fit_names_the_fields_that_make_it(
+  tmp_path, data_dir, monkeypatch
+):
+  config = smaller(get_config("digits_prior", "smoke"))
+  config.data.dir = str(data_dir)
+  with monkeypatch.context() as patched:
+    patched.setattr(costs, "device_bytes", lambda: 10_000)
+    words = r"A step of the inverter needs .*num_microbatches.*remat"
+    with pytest.raises(UserError, match=words):
+      run_stages(config, tmp_path, ["inverter"])
+  config.inverter.update({"num_microbatches": 2, "filter_multiple": 8})
+  config.inverter.network.remat = "blocks"
+  run = run_stages(config, tmp_path, ["inverter"])  # The same folder: these fields are free.
+  assert run.finished("inverter")["step"] == config.inverter.num_steps
+
+
+def test_microbatches_that_do_not_share_a_batch_are_refused(tmp_path, data_dir):
+  config = smaller(get_config("digits_prior", "smoke"))
+  config.data.dir = str(data_dir)
+  config.inverter.num_microbatches = 3
+  words = r"inverter\.batch_size=16 cannot be split over 3 microbatches"
+  with pytest.raises(UserError, match=words):
+    run_stages(config, tmp_path, ["inverter"])
