@@ -115,7 +115,7 @@ class Run:
     """The size and kind of the inverter."""
     return inversion.network_of(self.config.to_dict())
 
-  def progress(self) -> dict[str, dict[str, Any]]:
+  def notes(self) -> dict[str, dict[str, Any]]:
     """What each finished stage noted, by name; see `machine.notes`."""
     return notes.read(self.folder)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,8 @@ class Pairs:
       seed: of the choice; None takes the last ones. Images of one source stay together.
     """
     num_test = len(self) // HELD_OUT_FRACTION if test is None else test
+    if isinstance(num_test, bool) or not isinstance(num_test, int | np.integer):
+      raise UserError(f"test={num_test!r} must be a whole number of pairs.")
     if not 2 <= num_test <= len(self) - 2:
       raise UserError(
         f"test={num_test} of {len(self)} pairs cannot be held out: both parts need at least two."
@@ -205,7 +207,10 @@ def array_of(given: Any, name: str) -> np.ndarray:
   """
   if isinstance(given, str | pathlib.Path):
     given = _memory_mapped(pathlib.Path(given), name)
-  array = np.asarray(given)
+  try:
+    array = np.asarray(given)
+  except (ValueError, TypeError) as error:
+    raise UserError(f"{name} cannot be made an array: {error}; give one.") from error
   if array.dtype.kind == "O":
     raise UserError(
       f"{name} is an array of Python objects; give an array of numbers, all rows of one shape."
@@ -318,7 +323,7 @@ def fingerprints(of: Pairs) -> set[int]:
   return found
 
 
-def check_apart(train: set[int], other: Pairs, what: str):
+def check_apart(train: Set[int], other: Pairs, what: str):
   """Raises UserError if many of the `other` pairs are among those trained on; warns of few.
 
   Real sets hold a few images twice; a tenth of them is a mistake.

@@ -130,7 +130,7 @@ class Layer(Features):
 class Stored(Features):
   """Features that lie in an array, or a memory-mapped file, row by row those of the images."""
 
-  h: Float[np.ndarray, "N ..."]
+  h: Shaped[np.ndarray, "N ..."]
   name: str = "h"
   can_encode = False
   is_differentiable = False

@@ -111,7 +111,13 @@ class _Lines:
     values = "".join(f", {name} {value:.4g}" for name, value in self.values.items())
     say(
       "%s: %d of %d, %.3g %s/s, %.0f s left%s",
-      *(self.description, self.done, self.total, rate, self.unit, left_seconds, values),
+      self.description,
+      self.done,
+      self.total,
+      rate,
+      self.unit,
+      left_seconds,
+      values,
     )
 
   def close(self):

@@ -22,7 +22,7 @@ def train(run: Run):
   if sessions.is_finished(run.folder, NAME, run.config.classifier.num_steps):
     return
   if share(run):
-    say("classifier: copied from %s", run.progress()[NAME]["copied_from"])
+    say("classifier: copied from %s", run.notes()[NAME]["copied_from"])
     return
   sessions.train(subject(run), run.recipe(NAME), seed=run.config.seed, folder=run.folder)
 

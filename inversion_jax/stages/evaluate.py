@@ -16,7 +16,7 @@ def made_for(run: Run) -> dict:
   """The models that are scored, and how many maps are kept."""
   return {
     "inverter_step": run.finished("inverter")["best_step"],
-    "decoder_step": run.progress().get("decoder", {}).get("best_step"),
+    "decoder_step": run.notes().get("decoder", {}).get("best_step"),
     "num_maps": run.config.evaluate.num_maps,
   }
 

@@ -39,13 +39,13 @@ def check(run: Run):
       "The gan stage is for a run that inverts a layer as it is, with at least one of "
       "gan.entropy_weights."
     )
-  if run.config.sample.num_samples < 2:
-    raise UserError("sample.num_samples=1 has no diversity; draw 2 samples or more of each image.")
   if not run.has_classifier:
     raise UserError(
       "The gan stage differentiates h by the pixels, which stored features do not allow; leave it "
       "out, or invert a layer of the classifier."
     )
+  if run.config.sample.num_samples < 2:
+    raise UserError("sample.num_samples=1 has no diversity; draw 2 samples or more of each image.")
 
 
 def made_for(run: Run) -> dict:

@@ -58,7 +58,7 @@ class Stage:
     run.note(self.name, made_for | {"seconds": time.monotonic() - start})
 
   def _is_done(self, run, made_for):
-    note = run.progress().get(self.name)
+    note = run.notes().get(self.name)
     if note is None or not all((run.folder / name).exists() for name in self.files):
       return False
     # What a note of an older version does not tell was not there.

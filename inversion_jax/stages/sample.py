@@ -17,7 +17,7 @@ FILES = (storage.SAMPLES,)
 
 def made_for(run: Run) -> dict:
   """The models that draw, and what they draw."""
-  return _drawn_for(run) | {"decoder_step": run.progress().get("decoder", {}).get("best_step")}
+  return _drawn_for(run) | {"decoder_step": run.notes().get("decoder", {}).get("best_step")}
 
 
 def _drawn_for(run):
@@ -34,7 +34,7 @@ def act(run: Run):
   """
   path, note, wanted = (
     run.folder / storage.SAMPLES,
-    run.progress().get("sample", {}),
+    run.notes().get("sample", {}),
     _drawn_for(run),
   )
   is_drawn = note | wanted == note and path.exists()

@@ -45,7 +45,7 @@ def test_the_report_draws_what_training_logs(finished):
 
 def test_the_decoder_of_a_run_is_scored_and_shown(finished):
   summary = storage.read_json(finished.folder / "summary.json")
-  step = finished.progress()["decoder"]["best_step"]
+  step = finished.notes()["decoder"]["best_step"]
   params, test = decoder.params_at(finished, step), finished.pairs("test")
   h = finished.observed.clean(test).h
   images = decoder.module(finished).apply({"params": params}, h, (8, 8))
@@ -100,7 +100,7 @@ def test_a_run_older_than_maps_gets_them_by_evaluating_again(finished, tmp_path)
   run = Run(finished.config, tmp_path / "fc3")
   shutil.copytree(finished.folder, run.folder)
   (run.folder / "maps.npz").unlink()
-  step = run.progress()["inverter"]["best_step"]
+  step = run.notes()["inverter"]["best_step"]
   run.note("evaluate", {"inverter_step": step, "seconds": 1.0})
   report.write_run_report(run.folder)
   run_stage("evaluate", run)
@@ -118,7 +118,7 @@ def test_an_inverter_is_not_scored_with_another_classifier(finished, tmp_path):
   folder = tmp_path / "moved"
   shutil.copytree(finished.folder, folder)
   run = Run(finished.config, folder)
-  run.note("classifier", run.progress()["classifier"] | {"best_step": 0})
+  run.note("classifier", run.notes()["classifier"] | {"best_step": 0})
   for stage in ("inverter", "evaluate"):
     run.note("evaluate", {})
     with pytest.raises(UserError, match=r"was trained on the classifier of step 6, .* now at 0"):

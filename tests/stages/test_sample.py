@@ -16,7 +16,7 @@ def test_a_decoder_joins_samples_that_were_drawn_before_it(finished, tmp_path, m
   shutil.copytree(finished.folder, tmp_path / "fc3")
   shutil.rmtree(tmp_path / "fc3" / "decoder")
   run = Run(finished.config, tmp_path / "fc3")
-  notes = {name: note for name, note in run.progress().items() if name != "decoder"}
+  notes = {name: note for name, note in run.notes().items() if name != "decoder"}
   storage.write_json(run.folder / "stages.json", notes)
   run_stage("sample", run)
   without, expected = (storage.read_npz(r.folder / "samples.npz") for r in (run, finished))

@@ -41,7 +41,7 @@ def test_runs_that_differ_in_the_layer_share_the_classifier(finished, tmp_path, 
   run.begin()
   monkeypatch.setattr(training, "fit", None)
   run_stage("classifier", run)
-  assert run.progress()["classifier"]["copied_from"] == "fc3"
+  assert run.notes()["classifier"]["copied_from"] == "fc3"
   mine, theirs = (r.classifier_params() for r in (run, finished))
   jax.tree.map(np.testing.assert_array_equal, mine, theirs)
 
@@ -60,7 +60,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(finished):
   run_stage("classifier", run)
   with killed_at_step(4):
     run_stage("inverter", run)
-  assert "inverter" not in run.progress()
+  assert "inverter" not in run.notes()
   run = Run(run.config, run.folder)
   run_stage("inverter", run)
   assert run.model.note["best_step"] == finished.model.note["best_step"] == 6
@@ -99,7 +99,7 @@ def test_a_longer_run_goes_on_and_is_evaluated_again(finished, tmp_path):
   config = finished.config.copy_and_resolve_references()
   config.inverter.num_steps = 9
   run = run_stages(config, folder, ("classifier", "inverter", "evaluate"))
-  assert run.progress()["inverter"]["step"] == 9
+  assert run.notes()["inverter"]["step"] == 9
   assert storage.read_json(folder / "summary.json")["inverter_train_steps"] == 9
 
 
@@ -109,7 +109,7 @@ def test_without_a_layer_the_same_path_is_the_unconditional_model(data_dir, tmp_
   run = run_stages(config, tmp_path / "prior")
   summary = storage.read_json(run.folder / "summary.json")
   assert (summary["layer"], summary["classifier_test_accuracy"]) == ("none", None)
-  assert "inverter" in run.progress()
+  assert "inverter" in run.notes()
   assert not (run.folder / "classifier").exists()
   assert Run(edited(config, representation__sigma=1.0), run.folder).channel is None
   assert not (run.folder / "decoder").exists()
@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_is_named_and_its_advice_helps(finished, tmp_path):
     if path.is_file() and "default" in path.parts:
       path.write_bytes(b"")
   (folder / "stages.json").write_text(
-    json.dumps({k: v for k, v in finished.progress().items() if k != "evaluate"})
+    json.dumps({k: v for k, v in finished.notes().items() if k != "evaluate"})
   )
   with pytest.raises(UserError, match="inverter/6 is damaged"):
     run_stage("evaluate", Run(finished.config, folder))

@@ -1,0 +1,206 @@
+"""What a user may give as images and features, and what is refused in a sentence."""
+
+import json
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+
+from inversion_jax.features.pairs import pairs
+from inversion_jax.fitting.training import Recipe
+from inversion_jax.inversion import Network, compare, fit
+from inversion_jax.machine.errors import UserError
+
+RNG = np.random.default_rng(0)
+X = RNG.integers(0, 17, (60, 6, 6, 1)).astype(np.uint8)
+H = RNG.normal(size=(60, 3)).astype(np.float32)
+
+
+def with_value(value):
+  h = H.copy()
+  h[7, 1] = value
+  return h
+
+
+def file_of(tmp_path, name, content):
+  path = tmp_path / name
+  path.write_bytes(content)
+  return path
+
+
+def saved(tmp_path, name, **arrays):
+  path = tmp_path / name
+  np.savez(path, **arrays)
+  return path
+
+
+# Each is a mistake and the words that must be in its sentence.
+MISTAKES = {
+  "floats as images": (lambda _: pairs(X / 16.0, H), "must be uint8 levels, not float64"),
+  "no axis of colours": (lambda _: pairs(X[..., 0], H), "must have the shape (N, H, W, C)"),
+  "colours first": (lambda _: pairs(X.transpose(0, 3, 1, 2), H), "C 1 or 3"),
+  "no images": (lambda _: pairs(X[:0], H[:0]), "has no images"),
+  "a list of lists": (lambda _: pairs([[1, 2], [3]], H), "cannot be made an array"),
+  "levels above num_levels": (lambda _: pairs(X, H, num_levels=8), "levels below 8"),
+  "num_levels of one": (lambda _: pairs(X, H, num_levels=1), "integer from 2 to 256"),
+  "num_levels as a word": (lambda _: pairs(X, H, num_levels="17"), "integer from 2 to 256"),
+  "fewer features": (lambda _: pairs(X, H[:-1]), "has 59 rows for 60 images"),
+  "a number for each image": (lambda _: pairs(X, H[:, 0]), "not of shape (60,)"),
+  "a sequence": (lambda _: pairs(X, H[:, None]), "not of shape (60, 1, 3)"),
+  "no units": (lambda _: pairs(X, H[:, :0]), "not of shape (60, 0)"),
+  "words": (lambda _: pairs(X, H.astype(str)), "must be numbers"),
+  "complex numbers": (lambda _: pairs(X, H + 1j), "must be numbers, not complex64"),
+  "NaN": (lambda _: pairs(X, with_value(np.nan)), "h is not finite in row 7"),
+  "infinity": (lambda _: pairs(X, with_value(np.inf)), "h is not finite in row 7"),
+  "beyond float32": (lambda _: pairs(X, H.astype(float) * 1e40), "beyond float32"),
+  "constant": (lambda _: pairs(X, np.ones((60, 3))), "the same for every image"),
+  "objects": (lambda _: pairs(X, H.astype(object)), "array of Python objects"),
+  "a file that is not there": (lambda at: pairs(X, at / "h.npy"), "does not exist"),
+  "a pickle": (
+    lambda at: pairs(X, file_of(at, "h.npy", pickle.dumps(H.tolist()))),
+    "pickles are not read",
+  ),
+  "an archive of objects": (
+    lambda at: pairs(saved(at, "mine.npz", x=X, h=H.astype(object))),
+    "holds Python objects",
+  ),
+  "an archive without x": (lambda at: pairs(saved(at, "mine.npz", images=X)), "it must hold x"),
+  "an archive as h": (lambda at: pairs(X, saved(at, "h.npz", h=H)), "holds several arrays"),
+  "an archive with more": (
+    lambda at: pairs(saved(at, "mine.npz", x=X, h=H, z=H)),
+    "holds x, h, z; it must hold x",
+  ),
+  "a text file": (lambda at: pairs(X, file_of(at, "h.npy", b"1,2,3")), "not a NumPy file"),
+  "a function that gives one number": (lambda _: pairs(X, lambda x: 1.0), "a row for each"),
+  "a function of changing shape": (
+    lambda _: pairs(np.repeat(X, 5, 0), lambda x: np.ones((len(x), len(x)))),
+    "of one shape",
+  ),
+  "labels as floats": (lambda _: pairs(X, H, labels=H[:, 0]), "labels must be 60 integers"),
+  "too few sources": (lambda _: pairs(X, H, sources=np.arange(3)), "sources must be 60 integers"),
+  "a test set of all": (lambda _: pairs(X, H).split(test=60), "cannot be held out"),
+  "half a test image": (lambda _: pairs(X, H).split(test=2.5), "test=2.5 must be"),
+  "arrays to fit": (lambda _: fit(X), "fit takes pairs(x, h), not ndarray"),
+  "too few pairs": (lambda _: fit(pairs(X[:15], H[:15])), "too few to hold a tenth"),
+  "validation of another h": (
+    lambda _: fit(pairs(X, H), validation=pairs(X, H[:, :2])),
+    "make both from one set",
+  ),
+  "validation of brighter images": (
+    lambda _: fit(pairs(X, H), validation=pairs(X + 1, H)),
+    "give num_levels to pairs",
+  ),
+  "validation that was trained on": (
+    lambda _: fit(pairs(X, H), validation=pairs(X[:20], H[:20])),
+    "are among the training pairs",
+  ),
+  "a network as a word": (lambda _: fit(pairs(X, H), network="big"), "network takes a Network"),
+  "a recipe as a number": (lambda _: fit(pairs(X, H), recipe=3), "recipe takes a Recipe"),
+  "no steps": (lambda _: fit(pairs(X, H), num_steps=0), "num_steps=0 must be above zero"),
+  "a seed as a word": (lambda _: fit(pairs(X, H), seed="a"), "seed='a' must be a number"),
+  "half a seed": (lambda _: fit(pairs(X, H), seed=0.5), "seed=0.5 must be a whole number"),
+  "a start from nothing": (
+    lambda _: fit(pairs(X, H), start_from="runs/prior"),
+    "start_from takes a fitted p(x)",
+  ),
+  "a number for a model": (
+    lambda _: compare({"mine": 3}, pairs(X, H)),
+    "'mine' is no fitted model but int",
+  ),
+  "models without names": (lambda _: compare([3], pairs(X, H)), "takes models by name"),
+  "an unknown context": (lambda _: Network(context="both"), "context='both' is not one of"),
+  "a dropout of one": (lambda _: Network(dropout_rate=1.0), "must be at least 0 and below 1"),
+  "a decay of no kind": (lambda _: Recipe(decay="fast"), "decay='fast' is not one of"),
+  "a folder that is a file": (
+    lambda at: fit(pairs(X, H), folder=file_of(at, "run", b""), quiet=True),
+    "cannot be",
+  ),
+}
+
+
+def print_sentences():
+  """Makes every mistake, and prints what is raised, by mistake, as JSON."""
+  raised = {}
+  for mistake, (make, _) in MISTAKES.items():
+    with tempfile.TemporaryDirectory() as folder:
+      try:
+        make(pathlib.Path(folder))
+      except Exception as error:
+        raised[mistake] = [type(error).__name__, str(error)]
+  print(json.dumps(raised))
+
+
+@pytest.fixture(scope="module")
+def sentences():
+  """As a user meets them: without the type checker of the tests, which would speak first."""
+  script = "import test_pairs; test_pairs.print_sentences()"
+  here = pathlib.Path(__file__).parent
+  path = os.pathsep.join([str(here), str(here.parents[1])])
+  done = subprocess.run(
+    [sys.executable, "-c", script],
+    env=os.environ | {"PYTHONPATH": path},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence(mistake, sentences):
+  _, words = MISTAKES[mistake]
+  kind, sentence = sentences[mistake]
+  assert kind == UserError.__name__, sentence
+  assert words in sentence
+  assert "\n" not in sentence
+  assert sentence.endswith(".")
+
+
+def test_features_come_from_arrays_files_and_functions_alike(tmp_path):
+  np.save(tmp_path / "h.npy", H)
+  np.savez(tmp_path / "mine.npz", x=X, h=H)
+  rows = {image.tobytes(): h for image, h in zip(X, H, strict=True)}
+
+  def compute(images):
+    return [rows[image.tobytes()] for image in images]
+
+  for made in (
+    pairs(X, H),
+    pairs(X, tmp_path / "h.npy"),
+    pairs(X, str(tmp_path / "h.npy")),
+    pairs(X, compute),
+    pairs(tmp_path / "mine.npz"),
+  ):
+    np.testing.assert_array_equal(made.h, H)
+    assert (made.num_levels, made.features.shape) == (17, (3,))
+  assert pairs(X, compute).features.can_encode
+  assert not pairs(X, H).features.can_encode
+  np.testing.assert_array_equal(pairs(X, compute).features.encode_images(X[:4]), H[:4])
+  with pytest.raises(UserError, match="stored: there is no h of images"):
+    pairs(X, H).features.encode_images(X[:4])
+
+
+def test_a_split_keeps_rows_together_and_each_in_one_part():
+  sources = np.arange(60) // 4
+  train, test = pairs(X, H, labels=np.arange(60), sources=sources).split(test=10, seed=1)
+  assert not set(train.sources) & set(test.sources)
+  assert sorted([*train.index, *test.index]) == list(range(60))
+  np.testing.assert_array_equal(test.h, H[test.index])
+  np.testing.assert_array_equal(test.labels, test.index)
+  again, other = (pairs(X, H, sources=sources).split(test=10, seed=seed)[1] for seed in (1, 2))
+  np.testing.assert_array_equal(again.index, test.index)
+  assert not np.array_equal(other.index, test.index)
+  _, last = pairs(X, H).split(test=5, seed=None)
+  np.testing.assert_array_equal(last.index, np.arange(55, 60))
+
+
+def test_constant_units_are_told_and_kept(caplog):
+  h = H.copy()
+  h[:, 2] = 4.0
+  assert pairs(X, h).features.shape == (3,)
+  assert "1 of 3 units are the same for every image" in caplog.text
