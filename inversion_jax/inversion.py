@@ -43,13 +43,21 @@ DTYPES = ("float32", "bfloat16")
 MADE_BY_FIT = "inversion_jax.fit"
 
 
+# Fields of `Network` by the values they may have.
+NETWORK_COUNTS = ("num_filters", "num_blocks", "num_scales", "num_components", "filter_multiple")
+NETWORK_COUNTS += ("reader_filters", "reader_blocks", "reader_units")
+NETWORK_RATES = ("dropout_rate", "context_dropout_rate", "reader_dropout_rate")
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
   """The size and kind of an inverter; defaults are the paper's for MNIST (appendix A).
 
   Attributes:
     num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
-    context, resize_method: how a spatial h is brought in, see `ContextEncoder`.
+    context: how h is brought in, "projection" (the paper's), "encoder" or "decoder".
+    resize_method: of a spatial h in the first two, see `ContextEncoder`.
+    reader_filters, reader_blocks, reader_units, reader_dropout_rate: of the third, see `Reader`.
     remat: what the backward pass computes again, "", "elementwise" or "blocks".
     likelihood: of a pixel, "auto", "categorical" or "logistic_mixture".
     num_components, min_log_scale: of the mixture.
@@ -64,6 +72,10 @@ class Network:
   context: str = "projection"
   context_dropout_rate: float = 0.0
   resize_method: str = "bilinear"
+  reader_filters: int = 48
+  reader_blocks: int = 1
+  reader_units: int = 512
+  reader_dropout_rate: float = 0.0
   remat: str = ""
   likelihood: str = "auto"
   num_components: int = 10
@@ -72,9 +84,8 @@ class Network:
   dtype: str = "float32"
 
   def __post_init__(self):
-    counts = ("num_filters", "num_blocks", "num_scales", "num_components", "filter_multiple")
-    limits.check_fields(self, counts, limits.ABOVE_ZERO)
-    limits.check_fields(self, ("dropout_rate", "context_dropout_rate"), limits.FRACTION)
+    limits.check_fields(self, NETWORK_COUNTS, limits.ABOVE_ZERO)
+    limits.check_fields(self, NETWORK_RATES, limits.FRACTION)
     limits.check_one_of("context", self.context, contexts.MODES)
     limits.check_one_of("resize_method", self.resize_method, contexts.RESIZE_METHODS)
     limits.check_one_of("remat", self.remat, pixelcnn.REMATS)
@@ -97,6 +108,7 @@ class Network:
 # Those of `Network` that are attributes of `Inverter` under the same name.
 MODULE_FIELDS = ("num_filters", "num_blocks", "num_scales", "dropout_rate", "context")
 MODULE_FIELDS += ("context_dropout_rate", "resize_method", "remat")
+MODULE_FIELDS += ("reader_filters", "reader_blocks", "reader_units", "reader_dropout_rate")
 
 
 def suited(image_shape: Sequence[int], *, has_h: bool) -> tuple[Network, Recipe]:

@@ -37,6 +37,7 @@ def check(config: ConfigDict) -> ConfigDict:
   _one_of("data.name", config.data.name, datasets.names())
   for section in ("classifier", "inverter", "decoder", "gan"):
     _one_of(f"{section}.decay", config[section].decay, training.DECAYS)
+    _one_of(f"{section}.algorithm", config[section].algorithm, training.ALGORITHMS)
   if config.representation.step not in (BEST_STEP, *config.classifier.snapshot_steps):
     raise UserError(
       f"representation.step={config.representation.step} is not kept; use -1 for the best step or "
@@ -56,9 +57,12 @@ POSITIVE = ("batch_size", "num_microbatches", "num_steps", "learning_rate")
 POSITIVE += ("log_every", "validate_every")
 POSITIVE += ("filter_multiple", "num_filters", "num_blocks", "num_scales", "num_components")
 POSITIVE += ("num_images", "num_samples", "num_noise", "num_units", "num_dense_units")
+POSITIVE += ("reader_filters", "reader_blocks", "reader_units")
 POSITIVE += ("kernel_size", "pool_sizes", "sigmas")
-RATES = ("dropout_rate", "context_dropout_rate", "ema_decay", "adam_b1", "adam_b2")
+RATES = ("dropout_rate", "context_dropout_rate", "reader_dropout_rate")
+RATES += ("ema_decay", "adam_b1", "adam_b2")
 NOT_NEGATIVE = ("num_train", "num_validation", "num_test", "patience", "seed", "snapshot_steps")
+NOT_NEGATIVE += ("warmup_steps", "clip_norm", "weight_decay")
 NOT_NEGATIVE += ("num_given_rows", "num_maps", "num_shown", "num_many")
 NOT_NEGATIVE += ("adversarial_weight", "conditional_weight", "entropy_weights")
 
