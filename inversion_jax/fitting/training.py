@@ -60,7 +60,7 @@ class Recipe:
     warmup_steps: over which the rate rises linearly to what it would be; 0 is none.
     decay: one of `DECAYS`; "cosine" falls to zero at `num_steps`.
     algorithm: "adam", or "muon", which makes the update of each kernel orthogonal and leaves the
-      rest to Adam.
+      rest to Adam with Nesterov's momentum.
     adam_b1, adam_b2: of Adam.
     clip_norm: gradients are scaled down to this norm over all parameters; 0 leaves them.
     weight_decay: what each kernel loses per step, as a share and times the rate; 0 is none. It
