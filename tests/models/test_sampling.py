@@ -144,7 +144,7 @@ def test_heads_pixel_by_pixel_are_those_of_the_whole_network(size, num_colours, 
 @pytest.mark.parametrize("sampler", ["cached", "fixed_point"])
 @pytest.mark.parametrize(
   ("num_colours", "z_shape", "fields"),
-  [(1, (5,), {}), (3, (3, 3, 4), {}), (1, None, {}), (3, (3, 3, 4), READER)],
+  [(1, (5,), {}), (3, (3, 3, 4), {}), (1, None, {}), (3, (3, 3, 4), READER | {"num_scales": 2})],
   ids=str,
 )
 def test_all_samplers_draw_the_same_images(sampler, num_colours, z_shape, fields):
