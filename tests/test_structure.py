@@ -29,6 +29,7 @@ LADDER = [
   ),
   *("information.densities", "information.estimators"),
   *("models.layers", "models.likelihoods", "models.pixelcnn", "models.incremental"),
+  "models.upward",
   *("models.contexts", "models.inverters", "models.widening", "models.decoders", "models.gans"),
   "models.sampling",
   *("fitting.costs", "fitting.scoring", "fitting.training", "fitting.sessions"),

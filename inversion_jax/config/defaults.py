@@ -67,9 +67,14 @@ def default() -> ConfigDict:
       "num_blocks": 3,
       "num_scales": 3,
       "dropout_rate": 0.5,
-      "context": "projection",  # the paper's; or "encoder"
+      "context": "projection",  # the paper's; or "encoder", "decoder"
       "context_dropout_rate": 0.0,
       "resize_method": "bilinear",
+      # Of the network that brings h to every resolution, with context "decoder".
+      "reader_filters": 48,
+      "reader_blocks": 1,
+      "reader_units": 512,
+      "reader_dropout_rate": 0.0,
       "remat": "",  # computed again to save memory: "elementwise" or "blocks"; not felt on CPUs
     }
   )

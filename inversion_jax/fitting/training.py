@@ -24,6 +24,13 @@ DECAY_PER_STEP = {"none": 1.0, "openai": 0.999995, "paper": 0.9999}
 DECAYS = (*DECAY_PER_STEP, "cosine")
 POSITIVE = ("batch_size", "num_microbatches", "num_steps", "learning_rate")
 POSITIVE += ("log_every", "validate_every")
+NOT_NEGATIVE = ("patience", "warmup_steps", "clip_norm", "weight_decay")
+ALGORITHMS = ("adam", "muon")
+# Muon scales its updates to the size of Adam's, whatever the shape: both go with one rate.
+# Source: Liu et al. (2025), "Muon is scalable for LLM training", section 2.2.
+MUON_RMS = 0.2
+# How the names of matrices and kernels end in our networks, and those that decay.
+KERNELS, DECAYING = ("kernel", "direction"), "kernel"
 # What a loss measures, as it ends the names of its metrics.
 NATS = "nats_per_image"
 # A loss this many times the untrained model's is not coming back.
@@ -49,9 +56,15 @@ class Recipe:
       needs the memory of one part. It is that of the whole batch, but for rounding and for the
       dropout masks.
     num_steps: the last step.
-    learning_rate: of Adam, at step 0.
+    learning_rate: at step 0, or after the warm-up.
+    warmup_steps: over which the rate rises linearly to what it would be; 0 is none.
     decay: one of `DECAYS`; "cosine" falls to zero at `num_steps`.
+    algorithm: "adam", or "muon", which makes the update of each kernel orthogonal and leaves the
+      rest to Adam with Nesterov's momentum.
     adam_b1, adam_b2: of Adam.
+    clip_norm: gradients are scaled down to this norm over all parameters; 0 leaves them.
+    weight_decay: what each kernel loses per step, as a share and times the rate; 0 is none. It
+      leaves biases alone, and weight-normalised directions, whose length means nothing.
     ema_decay: of the moving average of the parameters; 0 keeps the parameters themselves. Early
       on the horizon is shorter, min(ema_decay, (1 + step) / (10 + step)), so that the average
       forgets where it started.
@@ -71,23 +84,76 @@ class Recipe:
   log_every: int = 100
   validate_every: int = 1000
   patience: int = 0
+  warmup_steps: int = 0
+  algorithm: str = "adam"
+  clip_norm: float = 0.0
+  weight_decay: float = 0.0
 
   def __post_init__(self):
     limits.check_fields(self, POSITIVE, limits.ABOVE_ZERO)
     limits.check_fields(self, ("adam_b1", "adam_b2", "ema_decay"), limits.FRACTION)
-    limits.check_fields(self, ("patience",), limits.NOT_NEGATIVE)
+    limits.check_fields(self, NOT_NEGATIVE, limits.NOT_NEGATIVE)
     limits.check_one_of("decay", self.decay, DECAYS)
+    limits.check_one_of("algorithm", self.algorithm, ALGORITHMS)
 
   def rate_at(self, step):
     """The learning rate of step `step` (an integer or an array)."""
+    rate = self._decayed_at(step)
+    if not self.warmup_steps:
+      return rate
+    return rate * jnp.minimum((step + 1) / self.warmup_steps, 1.0)
+
+  def _decayed_at(self, step):
     if self.decay == "cosine":
       progress = jnp.minimum(step / self.num_steps, 1.0)
       return self.learning_rate * 0.5 * (1.0 + jnp.cos(math.pi * progress))
     return self.learning_rate * jnp.asarray(DECAY_PER_STEP[self.decay]) ** step
 
   def optimizer(self) -> optax.GradientTransformation:
-    """Adam with this recipe's rate."""
-    return optax.adam(self.rate_at, self.adam_b1, self.adam_b2)
+    """The algorithm with this recipe's rate; what is off leaves no trace in its state."""
+    descent = self._muon() if self.algorithm == "muon" else self._adam()
+    if not self.clip_norm:
+      return descent
+    return optax.chain(optax.clip_by_global_norm(self.clip_norm), descent)
+
+  def _adam(self):
+    if not self.weight_decay:
+      return optax.adam(self.rate_at, self.adam_b1, self.adam_b2)
+    return optax.adamw(
+      self.rate_at, self.adam_b1, self.adam_b2, weight_decay=self.weight_decay, mask=_decaying
+    )
+
+  def _muon(self):
+    return optax.contrib.muon(
+      self.rate_at,
+      adam_b1=self.adam_b1,
+      adam_b2=self.adam_b2,
+      weight_decay=self.weight_decay,
+      weight_decay_mask=_decaying,
+      muon_weight_dimension_numbers=_dimension_numbers,
+      consistent_rms=MUON_RMS,
+    )
+
+
+def _name_of(path):
+  return getattr(path[-1], "key", "") if path else ""
+
+
+def _decaying(params):
+  """Which parameters decay."""
+  return jax.tree.map_with_path(lambda path, _: _name_of(path) == DECAYING, params)
+
+
+def _dimension_numbers(params):
+  """Which parameters Muon sees as matrices, and how: rows are all that an output is a sum over."""
+
+  def numbers(path, leaf):
+    if _name_of(path) not in KERNELS or leaf.ndim < 2:
+      return None
+    inputs = tuple(range(leaf.ndim - 1))
+    return optax.contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=leaf.ndim - 1)
+
+  return jax.tree.map_with_path(numbers, params)
 
 
 def key_for(root_key: Array, stream: str, step: int | Array = 0) -> Array:

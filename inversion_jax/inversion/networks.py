@@ -14,6 +14,10 @@ from inversion_jax.models import contexts, likelihoods, pixelcnn
 from inversion_jax.models.inverters import Inverter
 
 DTYPES = ("float32", "bfloat16")
+# Fields of `Network` by the values they may have.
+COUNTS = ("num_filters", "num_blocks", "num_scales", "num_components", "filter_multiple")
+COUNTS += ("reader_filters", "reader_blocks", "reader_units")
+RATES = ("dropout_rate", "context_dropout_rate", "reader_dropout_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +26,9 @@ class Network:
 
   Attributes:
     num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
-    context, resize_method: how a spatial h is brought in, see `ContextEncoder`.
+    context: how h is brought in, "projection" (the paper's), "encoder" or "decoder".
+    resize_method: of a spatial h in the first two, see `ContextEncoder`.
+    reader_filters, reader_blocks, reader_units, reader_dropout_rate: of the third, see `Reader`.
     remat: what the backward pass computes again, "", "elementwise" or "blocks".
     likelihood: of a pixel, "auto", "categorical" or "logistic_mixture".
     num_components, min_log_scale: of the mixture.
@@ -37,6 +43,10 @@ class Network:
   context: str = "projection"
   context_dropout_rate: float = 0.0
   resize_method: str = "bilinear"
+  reader_filters: int = 48
+  reader_blocks: int = 1
+  reader_units: int = 512
+  reader_dropout_rate: float = 0.0
   remat: str = ""
   likelihood: str = "auto"
   num_components: int = 10
@@ -45,9 +55,8 @@ class Network:
   dtype: str = "float32"
 
   def __post_init__(self):
-    counts = ("num_filters", "num_blocks", "num_scales", "num_components", "filter_multiple")
-    limits.check_fields(self, counts, limits.ABOVE_ZERO)
-    limits.check_fields(self, ("dropout_rate", "context_dropout_rate"), limits.FRACTION)
+    limits.check_fields(self, COUNTS, limits.ABOVE_ZERO)
+    limits.check_fields(self, RATES, limits.FRACTION)
     limits.check_number("min_log_scale", self.min_log_scale, limits.FINITE)
     limits.check_one_of("context", self.context, contexts.MODES)
     limits.check_one_of("resize_method", self.resize_method, contexts.RESIZE_METHODS)
@@ -71,6 +80,7 @@ class Network:
 # Those of `Network` that are attributes of `Inverter` under the same name.
 MODULE_FIELDS = ("num_filters", "num_blocks", "num_scales", "dropout_rate", "context")
 MODULE_FIELDS += ("context_dropout_rate", "resize_method", "remat")
+MODULE_FIELDS += ("reader_filters", "reader_blocks", "reader_units", "reader_dropout_rate")
 
 
 def suited(image_shape: Sequence[int], *, has_h: bool) -> tuple[Network, Recipe]:

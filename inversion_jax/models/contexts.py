@@ -1,6 +1,6 @@
 """From a representation h to what conditions each resolution of the causal network."""
 
-from collections.abc import Sequence
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,16 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from inversion_jax.machine.errors import UserError
+from inversion_jax.models import layers, upward
+from inversion_jax.models.pixelcnn import padded_sizes
 
-MODES = ("projection", "encoder")
+DECODER = "decoder"
+MODES = ("projection", "encoder", DECODER)
 RESIZE_METHODS = ("nearest", "bilinear", "cubic")
 
 
 class ContextEncoder(nn.Module):
-  """Brings h to every resolution.
+  """Brings h to every resolution, as it is; `Reader` is the third mode.
 
   A vector goes everywhere as it is. A map is resized to each resolution:
 
@@ -37,19 +40,24 @@ class ContextEncoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, z: Float[Array, "B *map Z"], sizes: Sequence[tuple[int, int]]
+    self, z: Float[Array, "B *map Z"], size: tuple[int, int], num_scales: int, train: bool = False
   ) -> tuple[Array, ...]:
-    """Returns one context per entry of `sizes` (rows, columns): vectors, or maps of that size."""
+    """Returns one context per resolution for images of `size` (rows, columns).
+
+    They are vectors, or maps of the sizes that `padded_sizes` gives, finest first.
+    """
+    del train
     if self.mode not in MODES:
       raise UserError(f"context={self.mode!r} is not known; use one of {', '.join(MODES)}.")
     if z.ndim == 2:
-      return (z,) * len(sizes)
+      return (z,) * num_scales
     if z.ndim != 4:
       raise UserError(
         f"A representation is a vector (B, Z) or a map (B, H, W, Z) per image, not of shape "
         f"{z.shape}; flatten or rearrange it."
       )
     maps = self._encode(z) if self.mode == "encoder" else z
+    sizes = padded_sizes(*size, num_scales)
     resized = [self._resize(maps, size) for size in sizes]
     if self.mode == "encoder":
       # After the resize a 3x3 convolution lets the encoder learn where each cell really lies.
@@ -72,3 +80,51 @@ class ContextEncoder(nn.Module):
   def _conv(self, x_BHWF, name):
     conv = nn.Conv(self.num_filters, (3, 3), padding="SAME", dtype=x_BHWF.dtype, name=name)
     return conv(x_BHWF)
+
+
+class Reader(nn.Module):
+  """Mode "decoder": an up-convolutional network, whose features at each resolution are its context.
+
+  h needs no causality, so every pixel may read all of it, and what it reads is already about its
+  own place. A vector bias is the same at every pixel, and a resized map nearly so within a cell:
+  there the causal network has to find out where it is before it can use h.
+
+  Attributes:
+    num_filters: channels of every grid.
+    num_blocks: residual blocks on each grid.
+    num_units: of the hidden dense layer for a vector.
+    dropout_rate: within each block.
+  """
+
+  num_filters: int = 48
+  num_blocks: int = 1
+  num_units: int = 512
+  dropout_rate: float = 0.0
+
+  @nn.compact
+  def __call__(
+    self, z: Float[Array, "B *map Z"], size: tuple[int, int], num_scales: int, train: bool = False
+  ) -> tuple[Array, ...]:
+    """Returns the features at each resolution for images of `size` (rows, columns), finest first.
+
+    Their grids are those of the image itself, as a decoder's are, with zeros after them up to
+    `padded_sizes`.
+    """
+    parts = upward.Parts(
+      self.num_filters, self.num_blocks, self.num_units, is_residual=True, drop=self._dropout(train)
+    )
+    sizes = upward.halvings(size, num_scales)
+    grids = upward.coarser_features(upward.features(z, sizes, parts), sizes, parts)
+    return tuple(map(_padded_to, grids, padded_sizes(*size, num_scales)))
+
+  def _dropout(self, train):
+    """The dropout of one pass, whose layers are told apart by the order in which they are met."""
+    if not train or self.dropout_rate == 0.0:
+      return lambda x: x
+    seed, num_met = layers.dropout_seed(self.make_rng("dropout")), itertools.count()
+    return lambda x: layers.dropout(seed, next(num_met), self.dropout_rate, x)
+
+
+def _padded_to(x_BHWF, size):
+  missing = ((0, length - present) for length, present in zip(size, x_BHWF.shape[1:], strict=False))
+  return jnp.pad(x_BHWF, ((0, 0), *missing, (0, 0)))

@@ -30,6 +30,7 @@ from inversion_jax.models import layers
 from inversion_jax.models.layers import concat_elu
 from inversion_jax.models.pixelcnn import (
   CONTEXT,
+  HEAD_CONTEXT,
   Ops,
   PixelCNN,
   lower_stream,
@@ -308,6 +309,8 @@ class _Network:
     lower = LowerRowGiven(self.weights, context, caches["lower"], num_active)
     lower_stream(lower, lower_entry, above, self.network.depth)
     lower.given["entry"] = lower_entry
+    if HEAD_CONTEXT in self.weights:
+      lower.given[HEAD_CONTEXT] = context(HEAD_CONTEXT, 0)
     return upper, lower, above
 
   def pixels(self, lower: LowerRowGiven, above, inputs, pixel_fn, blank_BC):
@@ -331,6 +334,9 @@ class _Network:
       pixels, outputs = [], []
       for column in range(2**coarsest):
         head_BF = self.head(ops, given["entry"][column], pixel_BC, above)
+        if HEAD_CONTEXT in given:
+          first, end = self.network.linear_features
+          head_BF = head_BF.at[:, first:end].add(given[HEAD_CONTEXT][column])
         unit_BC, output = pixel_fn(head_BF, jax.tree.map(operator.itemgetter(column), inputs))
         pixel_BC = with_ones(unit_BC.astype(blank_BC.dtype))
         pixels.append(pixel_BC)

@@ -11,10 +11,12 @@ from jaxtyping import Array, Float, Shaped
 
 from inversion_jax.machine.errors import UserError
 from inversion_jax.models import incremental, likelihoods, pixelcnn
-from inversion_jax.models.contexts import ContextEncoder
-from inversion_jax.models.pixelcnn import padded_sizes, rematerialising
+from inversion_jax.models.contexts import DECODER, ContextEncoder, Reader
+from inversion_jax.models.pixelcnn import rematerialising
 
 AnyArray = Array | np.ndarray
+# The name under which an inverter keeps what brings h in.
+READER = "encoder"
 
 
 class Inverter(nn.Module):
@@ -29,7 +31,9 @@ class Inverter(nn.Module):
   Attributes:
     likelihood: the distribution of one pixel given the head.
     num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
-    context, resize_method: how a spatial h is brought in, see `ContextEncoder`.
+    context: how h is brought in, "projection", "encoder" or "decoder", see `contexts`.
+    resize_method: of a spatial h in the first two, see `ContextEncoder`.
+    reader_filters, reader_blocks, reader_units, reader_dropout_rate: of the third, see `Reader`.
     remat: what the backward pass computes again, see `pixelcnn.rematerialising`.
     dtype: type of the activations; parameters, head and likelihood stay float32.
 
@@ -44,12 +48,17 @@ class Inverter(nn.Module):
   context: str = "projection"
   context_dropout_rate: float = 0.0
   resize_method: str = "bilinear"
+  reader_filters: int = 48
+  reader_blocks: int = 1
+  reader_units: int = 512
+  reader_dropout_rate: float = 0.0
   remat: str = ""
   dtype: Any = jnp.float32
 
   def setup(self):
     """Builds the parts; both are functions of the fields alone."""
-    self.encoder = ContextEncoder(self.context, self.resize_method, self.num_filters)
+    is_reader = self.context == DECODER
+    self.encoder = self._reader() if is_reader else self._encoder()
     self.network = rematerialising(self.remat)(
       self.likelihood.num_features,
       self.num_filters,
@@ -57,6 +66,16 @@ class Inverter(nn.Module):
       self.num_scales,
       self.dropout_rate,
       self.context_dropout_rate,
+      context_spread=0.0 if is_reader else pixelcnn.CONTEXT_SPREAD,
+      linear_features=self.likelihood.linear_features if is_reader else None,
+    )
+
+  def _encoder(self):
+    return ContextEncoder(self.context, self.resize_method, self.num_filters)
+
+  def _reader(self):
+    return Reader(
+      self.reader_filters, self.reader_blocks, self.reader_units, self.reader_dropout_rate
     )
 
   def __call__(
@@ -75,16 +94,17 @@ class Inverter(nn.Module):
       train: whether dropout is on, drawn from the rng stream "dropout".
     """
     self._check(levels_BHWC)
-    head_BHWF = self._head(levels_BHWC, self.contexts(z, levels_BHWC.shape[1:3]), train)
+    contexts_ = self.contexts(z, levels_BHWC.shape[1:3], train=train)
+    head_BHWF = self._head(levels_BHWC, contexts_, train)
     return self.likelihood.log_prob(head_BHWF, levels_BHWC)
 
   def contexts(
-    self, z: Float[AnyArray, "B *map Z"] | None, size: tuple[int, int]
+    self, z: Float[AnyArray, "B *map Z"] | None, size: tuple[int, int], *, train: bool = False
   ) -> tuple[Array, ...] | None:
     """What h gives to each resolution of the network for images of `size` (rows, columns)."""
     if z is None:
       return None
-    return self.encoder(jnp.asarray(z, self.dtype), padded_sizes(*size, self.num_scales))
+    return self.encoder(jnp.asarray(z, self.dtype), size, self.num_scales, train)
 
   def head(
     self,
@@ -162,3 +182,28 @@ def amortised(params: dict, marginal_params: dict) -> dict:
     return jnp.zeros_like(leaf) if is_projection else leaf
 
   return unflatten_dict({path: start(path, leaf) for path, leaf in flat.items()})
+
+
+def from_decoder(params: dict, decoder_params: dict) -> dict:
+  """`params` of p(x | h) whose reader begins with the parts of a trained `Decoder`.
+
+  Parts of equal name and shape are copied. The projections are zero either way, so the model
+  still begins as p(x) does.
+
+  Args:
+    params: of an inverter with context "decoder".
+    decoder_params: of a decoder with `residual`, of the same h and sizes.
+
+  Raises:
+    UserError: no part fits.
+  """
+  flat, trained = flatten_dict(params), flatten_dict({READER: decoder_params})
+  fitting = {
+    path: leaf for path, leaf in trained.items() if path in flat and flat[path].shape == leaf.shape
+  }
+  if not fitting:
+    raise UserError(
+      "The reader cannot begin from this decoder: no part of it has the same name and shape; train "
+      "one with residual=True and the reader's filters, blocks and units."
+    )
+  return unflatten_dict(flat | fitting)

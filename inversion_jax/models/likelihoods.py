@@ -1,8 +1,9 @@
 """Distributions of one pixel given the network's head: discretised logistic mixture, categorical.
 
-A likelihood is a frozen dataclass of plain functions on arrays, with the same four members:
+A likelihood is a frozen dataclass of plain functions on arrays, with the same five members:
 
 - `num_features`: the number of head outputs per pixel, F;
+- `linear_features`: which of them a linear path from h may move;
 - `log_prob(head_F, levels_C)`: nats of one pixel, all its colours together;
 - `noise(key)`: the randomness of one pixel, independent of the head;
 - `draw(head_F, noise)`: the pixel which that randomness selects.
@@ -32,6 +33,10 @@ class Likelihood(Protocol):
   @property
   def num_features(self) -> int:
     """Head outputs per pixel, F."""
+
+  @property
+  def linear_features(self) -> tuple[int, int]:
+    """(first, one after the last) of the outputs that h may move by a linear path."""
 
   def log_prob(self, head_F: Array, levels_C: Array) -> Array:
     """log p(pixel | head), in nats."""
@@ -165,6 +170,11 @@ class LogisticMixture:
     """Head outputs per pixel, F."""
     return self.num_components * (1 + 2 * self.num_colours + self.num_coefficients)
 
+  @property
+  def linear_features(self) -> tuple[int, int]:
+    """The means of every component and colour."""
+    return self.num_components, self.num_components * (1 + self.num_colours)
+
   def parameters(self, head_F: Float[Array, "*#axes F"]) -> tuple[Array, Array, Array, Array]:
     """Splits the head into logits (K), means (C, K), log-scales (C, K), coefficients (3, K)."""
     axes, colours = head_F.shape[:-1], self.num_colours
@@ -249,6 +259,11 @@ class Categorical:
   def num_features(self) -> int:
     """Head outputs per pixel, F: one logit per level."""
     return self.num_levels
+
+  @property
+  def linear_features(self) -> tuple[int, int]:
+    """All logits."""
+    return 0, self.num_levels
 
   def log_prob(
     self, head_F: Float[Array, "*#axes L"], levels_C: Integer[Array | np.ndarray, "*#axes 1"]

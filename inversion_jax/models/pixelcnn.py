@@ -68,8 +68,11 @@ class Ops(Protocol):
     """Halves x, applies `inner` at the next resolution, and doubles."""
 
 
-# How the names of the projections of h end.
+# How the names of the projections of h end; the one into the head.
 CONTEXT = "_context"
+HEAD_CONTEXT = f"head{CONTEXT}"
+# Initial spread of the kernels of the projections.
+CONTEXT_SPREAD = 0.05
 
 
 def gated_block(ops: Ops, name: str, scale: int, x: Array, sources: tuple[Array, ...]) -> Array:
@@ -187,7 +190,7 @@ class WholeImage(Ops):
     project = nn.Dense(
       features,
       use_bias=False,
-      kernel_init=nn.initializers.normal(0.05),
+      kernel_init=nn.initializers.normal(self.network.context_spread),
       dtype=context.dtype,
       name=name,
     )
@@ -226,6 +229,10 @@ class PixelCNN(nn.Module):
     num_scales: resolutions; image sizes are padded to a multiple of 2 ** (num_scales - 1).
     dropout_rate: dropout inside each block.
     context_dropout_rate: dropout on the projections of h.
+    context_spread: initial spread of the kernels of these projections; with 0 the network begins
+      exactly as without h.
+    linear_features: (first, one after the last) of the outputs to which the finest context also
+      adds directly, through a product that begins at zero; None is no such path.
   """
 
   num_features: int
@@ -234,6 +241,8 @@ class PixelCNN(nn.Module):
   num_scales: int = 3
   dropout_rate: float = 0.5
   context_dropout_rate: float = 0.0
+  context_spread: float = CONTEXT_SPREAD
+  linear_features: tuple[int, int] | None = None
 
   @property
   def depth(self) -> tuple[int, int]:
@@ -272,7 +281,20 @@ class PixelCNN(nn.Module):
     lower_entry += shift_right(conv("lower_entry_left", ENTRY_LEFT))
     last = lower_stream(lower, lower_entry, above, self.depth)
     head = WeightNormConv(self.num_features, name="head")(nn.elu(last))
+    if contexts is not None and self.linear_features:
+      head = self._with_linear_path(head, contexts[0])
     return head[:, :height, :width].astype(jnp.float32)
+
+  def _with_linear_path(self, head_BHWF, finest_BHWZ):
+    first, end = self.linear_features
+    project = nn.Dense(
+      end - first,
+      use_bias=False,
+      kernel_init=nn.initializers.zeros,
+      dtype=finest_BHWZ.dtype,
+      name=HEAD_CONTEXT,
+    )
+    return head_BHWF.at[..., first:end].add(project(finest_BHWZ))
 
 
 def padded_sizes(height: int, width: int, num_scales: int) -> list[tuple[int, int]]:

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import chex
@@ -74,6 +75,90 @@ def test_decay_presets_leave_the_rate_that_their_source_says():
   assert left("openai") == pytest.approx(np.exp(-1.25), rel=1e-2)
   assert left("none") == 1.0
   assert left("cosine") == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_rate_rises_linearly_and_is_then_what_it_would_have_been():
+  plain = Recipe(learning_rate=1.0, decay="cosine", num_steps=100)
+  warm = dataclasses.replace(plain, warmup_steps=4)
+  ratios = [float(warm.rate_at(step) / plain.rate_at(step)) for step in range(6)]
+  np.testing.assert_allclose(ratios, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+
+
+def layers_of(value):
+  """Parameters under the names that our networks give them."""
+  return {
+    "conv": {
+      "direction": jnp.full((2, 3, 4, 5), value),
+      "scale": jnp.full(5, value),
+      "bias": jnp.full(5, value),
+    },
+    "dense": {"kernel": jnp.full((4, 6), value), "bias": jnp.full(6, value)},
+  }
+
+
+def updates_of(recipe, grads, value=1.0):
+  params, optimizer = layers_of(value), recipe.optimizer()
+  return optimizer.update(grads, optimizer.init(params), params)[0]
+
+
+def random_grads():
+  rng = np.random.default_rng(0)
+  return jax.tree.map(lambda leaf: jnp.float32(rng.normal(size=leaf.shape)), layers_of(0.0))
+
+
+def test_what_is_off_leaves_no_trace_in_the_state():
+  params = layers_of(1.0)
+  recipe = Recipe(warmup_steps=10)
+  expected = optax.adam(recipe.rate_at, 0.9, 0.999).init(params)
+  chex.assert_trees_all_equal(recipe.optimizer().init(params), expected)
+  assert jax.tree.structure(Recipe(clip_norm=1.0).optimizer().init(params)) != (
+    jax.tree.structure(expected)
+  )
+
+
+def test_kernels_alone_decay_and_by_a_share_of_themselves():
+  recipe = Recipe(learning_rate=0.1, decay="none", weight_decay=0.2)
+  still = jax.tree.map(jnp.zeros_like, layers_of(0.0))
+  updates = updates_of(recipe, still, value=3.0)
+  np.testing.assert_allclose(updates["dense"].pop("kernel"), -0.1 * 0.2 * 3.0, rtol=1e-6)
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates))
+
+
+def test_clipping_scales_the_whole_gradient_to_its_norm():
+  # Adam does not see the scale of its gradients at the first step; at the second it does.
+  def second_update(recipe, sizes):
+    state = training.initial_state({"w": jnp.zeros(())}, recipe.optimizer())
+    opt_state = state.opt_state
+    for size in sizes:
+      updates, opt_state = recipe.optimizer().update({"w": jnp.float32(size)}, opt_state)
+    return float(updates["w"])
+
+  plain = Recipe(learning_rate=0.1, decay="none")
+  clipped = dataclasses.replace(plain, clip_norm=1.0)
+  expected = pytest.approx(second_update(plain, (0.5, 1.0)), rel=1e-5)
+  assert second_update(clipped, (0.5, 1e4)) == expected
+  assert second_update(plain, (0.5, 1e4)) != expected
+
+
+def test_muon_makes_the_update_of_every_kernel_orthogonal_and_of_adams_size():
+  # Outputs whose gradients differ by a factor of 100.
+  grads = jax.tree.map(lambda leaf: leaf * jnp.geomspace(1, 100, leaf.shape[-1]), random_grads())
+  updates = updates_of(Recipe(learning_rate=0.1, decay="none", algorithm="muon"), grads)
+  for layer, name in (("conv", "direction"), ("dense", "kernel")):
+    update = np.asarray(updates[layer][name])
+    values = np.linalg.svd(update.reshape(-1, update.shape[-1]), compute_uv=False)
+    assert values.max() < 2.0 * values.min()
+    assert np.sqrt(np.square(update).mean()) == pytest.approx(0.1 * training.MUON_RMS, rel=0.3)
+  # Biases and scales are left to Adam, with Nesterov's momentum.
+  adam = optax.adam(0.1, nesterov=True)
+  expected, _ = adam.update(grads, adam.init(grads))
+  for layer, name in (("conv", "scale"), ("conv", "bias"), ("dense", "bias")):
+    np.testing.assert_allclose(updates[layer][name], expected[layer][name], rtol=1e-5)
+
+
+def test_unknown_algorithms_are_named():
+  with pytest.raises(UserError, match="algorithm='sgd' is not one of 'adam', 'muon'"):
+    Recipe(algorithm="sgd")
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
+from inversion_jax.machine import compilation
 from inversion_jax.machine.errors import UserError
-from inversion_jax.models import layers, likelihoods, pixelcnn
-from inversion_jax.models.inverters import Inverter, amortised
+from inversion_jax.models import decoders, layers, likelihoods, pixelcnn
+from inversion_jax.models.inverters import Inverter, amortised, from_decoder
 from inversion_jax.models.widening import apply_widened
 
 REPRESENTATIONS = {"none": None, "vector": (5,), "map": (3, 3, 4)}
+READER = {"context": "decoder", "reader_filters": 3, "reader_units": 6}
+READ = {kind: REPRESENTATIONS[kind] for kind in ("vector", "map")}
 
 
 def tiny(num_colours=1, num_levels=5, z_shape=None, size=(8, 8), batch=16, **fields):
@@ -32,6 +36,9 @@ def tiny(num_colours=1, num_levels=5, z_shape=None, size=(8, 8), batch=16, **fie
   shapes = jax.eval_shape(inverter.init, keys[2], images, z)["params"]
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda leaf: jnp.float32(rng.normal(0.0, 0.5, leaf.shape)), shapes)
+  if "encoder" in params:
+    # Not so large that the gates and the last ELU are shut to the pixels.
+    params["encoder"] = jax.tree.map(lambda leaf: 0.5 * leaf, params["encoder"])
   return inverter, params, images, z
 
 
@@ -78,6 +85,14 @@ def test_every_head_depends_on_the_past_alone_and_on_the_past(size, num_colours,
   assert not past_irrelevant[1 : size * size].any()
 
 
+@pytest.mark.parametrize("z_shape", READ.values(), ids=READ)
+@pytest.mark.parametrize(("size", "num_colours"), [(8, 3), (10, 1)])
+def test_a_reader_that_sees_all_of_h_leaves_the_order_of_the_pixels(size, num_colours, z_shape):
+  future_irrelevant, past_irrelevant = causality(size, num_colours, z_shape, **READER)
+  assert future_irrelevant.all()
+  assert not past_irrelevant[1 : size * size].any()
+
+
 def test_the_causality_test_sees_a_leak_of_one_pixel(monkeypatch):
   monkeypatch.setattr(pixelcnn, "shift_right", lambda x: x)
   future_irrelevant, _ = causality(8, 1, None)
@@ -93,11 +108,15 @@ def test_the_causality_test_sees_a_leak_on_the_way_up(monkeypatch):
   assert not future_irrelevant.all()
 
 
-@pytest.mark.parametrize("z_shape", REPRESENTATIONS.values(), ids=REPRESENTATIONS)
+@pytest.mark.parametrize(
+  ("z_shape", "fields"),
+  [*((z_shape, {}) for z_shape in REPRESENTATIONS.values()), ((5,), READER), ((3, 3, 4), READER)],
+  ids=str,
+)
 @pytest.mark.parametrize("size", [(2, 2), (1, 4)])
-def test_all_images_together_have_probability_one(size, z_shape):
+def test_all_images_together_have_probability_one(size, z_shape, fields):
   # The sizes are no multiples of 4: padded pixels must not enter.
-  inverter, params, _, z = tiny(num_levels=3, size=size, z_shape=z_shape)
+  inverter, params, _, z = tiny(num_levels=3, size=size, z_shape=z_shape, **fields)
   images = jnp.array(list(itertools.product(range(3), repeat=4))).reshape(-1, *size, 1)
   z = None if z is None else jnp.broadcast_to(z[:1], (len(images), *z.shape[1:]))
   nats = inverter.apply({"params": params}, images, z).sum((1, 2))
@@ -111,9 +130,9 @@ def test_all_colour_images_together_have_probability_one():
   assert jnp.exp(nats).sum() == pytest.approx(1.0, abs=1e-4)
 
 
-def first_pixel_sees(context, z_shape):
+def first_pixel_sees(z_shape, **fields):
   """Which cells of a map the head of the first pixel depends on."""
-  inverter, params, images, z = tiny(z_shape=z_shape, size=(16, 16), context=context)
+  inverter, params, images, z = tiny(z_shape=z_shape, size=(16, 16), **fields)
 
   def first(z):
     contexts = inverter.apply({"params": params}, z, (16, 16), method="contexts")
@@ -123,10 +142,17 @@ def first_pixel_sees(context, z_shape):
 
 
 def test_the_encoder_shows_the_whole_map_to_the_first_pixel_and_the_projection_a_corner():
-  assert first_pixel_sees("encoder", (6, 6, 4)).all()
-  seen = first_pixel_sees("projection", (6, 6, 4))
+  assert first_pixel_sees((6, 6, 4), context="encoder").all()
+  seen = first_pixel_sees((6, 6, 4), context="projection")
   assert seen[0, 0]
   assert not seen[-1, -1]
+
+
+def test_the_first_pixel_reads_what_lies_ahead_of_it_but_not_what_lies_far_from_it():
+  seen = first_pixel_sees((16, 16, 4), num_scales=1, **READER)
+  # Three 3x3 convolutions between h and the features that the pixel is given.
+  assert seen[:4, :4].all()
+  assert not seen[4:].any()
 
 
 def test_a_vector_reaches_every_pixel():
@@ -230,8 +256,11 @@ def test_bfloat16_activations_keep_float32_parameters_and_likelihood():
   assert not np.array_equal(nats, exact)
 
 
-def test_gradients_reach_every_parameter_and_are_finite():
-  inverter, params, images, z = tiny(3, z_shape=(3, 3, 4), context="encoder", num_levels=256)
+@pytest.mark.parametrize(
+  "fields", [{"context": "encoder"}, READER | {"num_scales": 1}], ids=["encoder", "decoder"]
+)
+def test_gradients_reach_every_parameter_and_are_finite(fields):
+  inverter, params, images, z = tiny(3, z_shape=(3, 3, 4), num_levels=256, **fields)
   grads = jax.jit(jax.grad(lambda p: inverter.apply({"params": p}, images, z).sum()))(params)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     assert np.isfinite(grad).all(), path
@@ -315,10 +344,14 @@ def test_levels_of_any_integer_type_give_the_same_nats(dtype):
   np.testing.assert_array_equal(score(images.astype(dtype)), score(images))
 
 
-@pytest.mark.parametrize("kind", ["vector", "map"])
-def test_an_amortised_inverter_starts_as_the_unconditional_model(kind):
-  marginal, marginal_params, images, _ = tiny()
-  inverter, params, _, z = tiny(z_shape=REPRESENTATIONS[kind])
+@pytest.mark.parametrize(
+  ("kind", "num_scales", "fields"),
+  [("vector", 3, {}), ("map", 3, {}), ("vector", 1, READER), ("map", 1, READER)],
+  ids=str,
+)
+def test_an_amortised_inverter_starts_as_the_unconditional_model(kind, num_scales, fields):
+  marginal, marginal_params, images, _ = tiny(num_scales=num_scales)
+  inverter, params, _, z = tiny(z_shape=REPRESENTATIONS[kind], num_scales=num_scales, **fields)
   started = amortised(params, marginal_params)
   assert jax.tree.structure(started) == jax.tree.structure(params)
   expected = marginal.apply({"params": marginal_params}, images)
@@ -339,9 +372,96 @@ def test_only_a_network_of_the_same_shape_is_a_start():
     amortised(params, marginal_params)
 
 
-def gradient_and_kept_bytes(remat):
+@pytest.mark.parametrize("kind", READ)
+def test_an_inverter_with_a_reader_begins_exactly_as_the_unconditional_model(kind):
+  inverter, _, images, z = tiny(z_shape=READ[kind], num_scales=1, **READER)
+
+  def initial_nats(z):
+    init = compilation.jit_once(inverter.init_with_output)
+    return init(jax.random.key(0), images, z)[0]
+
+  # Units of any size, as of one that is silent but for this image.
+  np.testing.assert_array_equal(initial_nats(z.at[0].set(600.0)), initial_nats(None))
+
+
+def decoder_of_the_reader(z, size, **fields):
+  """A decoder of the same parts as `READER`, and its parameters."""
+  settings = {"num_filters": 3, "num_units": 6, "residual": True} | fields
+  decoder = decoders.Decoder(1, **settings)
+  shapes = jax.eval_shape(lambda: decoder.init(jax.random.key(0), z, size))["params"]
+  rng = np.random.default_rng(1)
+  return decoder, jax.tree.map(lambda leaf: jnp.float32(rng.normal(0, 0.2, leaf.shape)), shapes)
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_a_reader_that_begins_from_a_decoder_has_its_features(kind):
+  # 10 is no multiple of 4: the reader's grids go on, the decoder's end with the image.
+  inverter, params, _, z = tiny(z_shape=READ[kind], size=(10, 10), **READER)
+  decoder, decoder_params = decoder_of_the_reader(z, (10, 10))
+  started = from_decoder(params, decoder_params)
+  assert jax.tree.structure(started) == jax.tree.structure(params)
+  chex.assert_trees_all_equal(started["network"], params["network"])
+  finest, *_ = inverter.apply({"params": started}, z, (10, 10), method="contexts")
+  assert not np.any(finest[:, 10:]) | np.any(finest[:, :, 10:])
+  image = nn.Conv(1, (3, 3)).apply({"params": decoder_params["image"]}, finest[:, :10, :10])
+  expected = decoder.apply({"params": decoder_params}, z, (10, 10))
+  inside = np.clip(image, 0.0, 1.0)
+  np.testing.assert_allclose(expected, inside + decoders.LEAK * (image - inside), atol=1e-5)
+
+
+def test_a_reader_takes_from_a_decoder_what_fits_or_says_that_nothing_does():
+  _, params, _, z = tiny(z_shape=(5,), **READER)
+  _, other = decoder_of_the_reader(z, (8, 8), num_filters=5)
+  # The dense layer, whose units have their own number.
+  started = from_decoder(params, other)
+  chex.assert_trees_all_equal(started["encoder"].pop("dense"), other["dense"])
+  params["encoder"].pop("dense")
+  chex.assert_trees_all_equal(started, params)
+  _, other = decoder_of_the_reader(z, (8, 8), num_filters=5, num_units=7)
+  with pytest.raises(UserError, match="no part of it has the same name and shape"):
+    from_decoder(params, other)
+
+
+def test_dropout_of_the_reader_acts_in_training_alone():
+  inverter, params, images, z = tiny(
+    z_shape=(5,), dropout_rate=0.0, reader_dropout_rate=0.5, num_scales=1, **READER
+  )
+
+  def nats(key, train=True):
+    rngs = {"dropout": jax.random.key(key)}
+    return inverter.apply({"params": params}, images, z, train=train, rngs=rngs)
+
+  np.testing.assert_array_equal(nats(0), nats(0))
+  assert not np.allclose(nats(0), nats(1))
+  np.testing.assert_array_equal(nats(0, train=False), nats(1, train=False))
+  assert not np.allclose(nats(0), nats(0, train=False))
+
+
+@pytest.mark.parametrize("num_colours", [1, 3])
+def test_the_linear_path_moves_its_features_of_each_pixel_by_what_was_read_there(num_colours):
+  inverter, params, images, z = tiny(
+    num_colours, z_shape=(3, 3, 4), size=(6, 6), num_levels=256, **READER
+  )
+  contexts = inverter.apply({"params": params}, z, (6, 6), method="contexts")
+
+  def head(params):
+    return inverter.apply({"params": params}, images, contexts, method="head")
+
+  kernel = params["network"].pop(pixelcnn.HEAD_CONTEXT)["kernel"]
+  without = {pixelcnn.HEAD_CONTEXT: {"kernel": jnp.zeros_like(kernel)}}
+  with_path = {pixelcnn.HEAD_CONTEXT: {"kernel": kernel}}
+  moved = head({"network": params["network"] | with_path})
+  moved -= head({"network": params["network"] | without})
+  first, end = inverter.likelihood.linear_features
+  expected = np.zeros(moved.shape)
+  expected[..., first:end] = contexts[0][:, :6, :6] @ kernel
+  np.testing.assert_allclose(moved, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def gradient_and_kept_bytes(remat, **fields):
   """The gradient of the nats with dropout, and the size of what it takes from the forward pass."""
-  inverter, params, images, z = tiny(z_shape=(3,), num_scales=2, remat=remat)
+  fields = {"num_scales": 2} | fields
+  inverter, params, images, z = tiny(z_shape=(3,), remat=remat, **fields)
 
   def nats(params):
     rngs = {"dropout": jax.random.key(1)}
@@ -359,22 +479,34 @@ def test_rematerialisation_keeps_less_for_the_same_gradient():
     assert kept_of_remat < share * kept
 
 
+def test_rematerialisation_knows_the_reader():
+  fields = READER | {"num_scales": 1}
+  expected, kept = gradient_and_kept_bytes("", **fields)
+  gradient, kept_of_remat = gradient_and_kept_bytes("blocks", **fields)
+  chex.assert_trees_all_close(gradient, expected, rtol=1e-4, atol=1e-6)
+  assert kept_of_remat < 0.6 * kept
+
+
 def test_an_unknown_rematerialisation_is_named():
   with pytest.raises(UserError, match="remat='all' is not known"):
     tiny(remat="all")
 
 
 @pytest.mark.parametrize(
-  ("representation", "fields"), [("none", {}), ("vector", {}), ("map", {"context": "encoder"})]
+  ("representation", "fields"),
+  [
+    ("none", {}),
+    ("vector", {}),
+    ("map", {"context": "encoder"}),
+    ("map", READER | {"num_scales": 1}),
+  ],
 )
 def test_wider_inside_is_the_same_function_with_the_same_gradient(representation, fields):
   inverter, params, images, z = tiny(
     num_colours=3,
     num_levels=256,
     z_shape=REPRESENTATIONS[representation],
-    num_filters=5,
-    num_scales=2,
-    **fields,
+    **{"num_filters": 5, "num_scales": 2} | fields,
   )
 
   def nats(params, multiple):

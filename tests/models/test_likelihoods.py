@@ -88,6 +88,20 @@ def test_the_number_of_head_features_is_the_documented_one():
   assert likelihoods.Categorical(256).num_features == 256
 
 
+@pytest.mark.parametrize("name", ["grey mixture", "colour mixture"])
+def test_a_linear_path_moves_all_means_of_a_mixture_and_nothing_else(name):
+  likelihood = LIKELIHOODS[name]
+  first, end = likelihood.linear_features
+  head = random_head(likelihood, 0)
+  before, after = map(likelihood.parameters, (head, head.at[first:end].add(1.0)))
+  for index, (old, new) in enumerate(zip(before, after, strict=True)):
+    np.testing.assert_allclose(new, old + 1.0 if index == 1 else old, rtol=1e-6)
+
+
+def test_a_linear_path_moves_all_logits_of_a_categorical():
+  assert likelihoods.Categorical(17).linear_features == (0, 17)
+
+
 def test_the_colour_mixture_is_a_mixture_of_products_with_shifted_means():
   # Written again in float64 from section 2.2 of Salimans et al. (2017), component by component.
   likelihood = LIKELIHOODS["colour mixture"]

@@ -11,6 +11,7 @@ from inversion_jax.machine.errors import UserError
 from inversion_jax.models import likelihoods, sampling
 from inversion_jax.models.inverters import Inverter
 
+READER = {"context": "decoder", "reader_filters": 3, "reader_units": 6}
 CATEGORICAL = likelihoods.Categorical(num_levels=2)
 
 
@@ -126,6 +127,8 @@ class Drawn:
     ((40, 40), 1, None, {}),
     ((7, 9), 3, (3, 3, 4), {"context": "encoder", "num_blocks": 2}),
     ((5, 6), 1, (3,), {"num_scales": 1}),
+    ((7, 9), 3, (3, 3, 4), READER),
+    ((8, 8), 1, (5,), READER | {"num_scales": 2}),
   ],
 )
 def test_heads_pixel_by_pixel_are_those_of_the_whole_network(size, num_colours, z_shape, fields):
@@ -140,10 +143,12 @@ def test_heads_pixel_by_pixel_are_those_of_the_whole_network(size, num_colours, 
 
 @pytest.mark.parametrize("sampler", ["cached", "fixed_point"])
 @pytest.mark.parametrize(
-  ("num_colours", "z_shape"), [(1, (5,)), (3, (3, 3, 4)), (1, None)], ids=str
+  ("num_colours", "z_shape", "fields"),
+  [(1, (5,), {}), (3, (3, 3, 4), {}), (1, None, {}), (3, (3, 3, 4), READER | {"num_scales": 2})],
+  ids=str,
 )
-def test_all_samplers_draw_the_same_images(sampler, num_colours, z_shape):
-  drawn = Drawn((6, 5), num_colours, z_shape, num_images=7)
+def test_all_samplers_draw_the_same_images(sampler, num_colours, z_shape, fields):
+  drawn = Drawn((6, 5), num_colours, z_shape, num_images=7, **fields)
   ancestral = drawn.images("ancestral")
   assert ancestral.std() > 1
   np.testing.assert_array_equal(drawn.images(sampler), ancestral)
