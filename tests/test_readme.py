@@ -3,23 +3,25 @@
 import pathlib
 import re
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_of_your_own_model_runs():
+def test_the_example_of_your_own_model_runs(finished, tmp_path, monkeypatch):
   (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-  smaller = example.replace("num_filters=64", "num_filters=4, num_scales=1")
-  assert smaller != example
-  images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3)).astype(np.uint8)
-  names = {"images": images, "h": jax.random.normal(jax.random.key(0), (8, 5))}
+  smaller = example.replace("1_000", "20").replace("folder=", "num_steps=2, quiet=True, folder=")
+  assert smaller.count("num_steps=2") == 2
+  monkeypatch.chdir(tmp_path)
+  train = finished.pairs("train")
+  np.savez("mine.npz", x=train.images, h=train.h)
+  names = {}
   exec(smaller, names)
-  assert names["nats_B"].shape == (8,)
-  assert jnp.isfinite(names["nats_B"]).all()
-  assert int(names["state"].step) == 1
+  assert names["images"].shape == (8, 4, 8, 8, 1)
+  assert len(names["model"].evaluate(names["test"]).nats) == 20
+  for folder in ("mine", "prior"):
+    assert (tmp_path / "runs" / folder / "summary.json").exists() == (folder == "mine")
+  assert (tmp_path / "runs" / "comparison" / "report.html").exists()
 
 
 def test_every_file_and_picture_that_the_readme_names_exists():

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -119,3 +120,32 @@ assert "matplotlib.pyplot" not in sys.modules
 """
   done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
+
+
+def room_of(name):
+  return name.split(".")[0]
+
+
+def arrows():
+  """(room, room that it builds on), without those that others imply."""
+  needs = {}
+  for name, path in modules():
+    others = {room_of(other) for other in imported(path)} - {room_of(name), ""}
+    needs.setdefault(room_of(name), set()).update(others)
+
+  def reached(room):
+    return set.union(set(), *({other, *reached(other)} for other in needs.get(room, ())))
+
+  return {
+    (room, other)
+    for room, others in needs.items()
+    for other in others
+    if not any(other in reached(third) for third in others - {other})
+  }
+
+
+def test_the_picture_of_the_house_is_true():
+  page = (PACKAGE.parent / "docs" / "house.md").read_text(encoding="utf-8")
+  assert set(re.findall(r"^ +(\w+) --> (\w+)$", page, re.MULTILINE)) == arrows()
+  described = re.findall(r"^\| `(\w+)`", page, re.MULTILINE)
+  assert described == list(dict.fromkeys(map(room_of, LADDER[::-1])))
