@@ -17,7 +17,6 @@ _HOME = {
   "pairs": "features.pairs",
   "fit": "inversion",
   "load": "inversion",
-  "compare": "inversion",
   "Inversion": "inversion",
   "Network": "inversion",
   "Result": "results",
@@ -30,6 +29,8 @@ _NAMESPACES = {
   "information": "information",
   "estimators": "information.estimators",
   "exact": "exact",
+  # Also a command; it can be called.
+  "compare": "compare",
 }
 __all__ = [*_HOME, *_NAMESPACES]
 

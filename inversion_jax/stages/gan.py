@@ -170,7 +170,8 @@ def _validate_fn(run, gan, encode_fn, h_variance):
 
 def _variance(train_pairs):
   """Of h over images, the mean over units."""
-  h = train_pairs.features.encode_images(train_pairs.images[:NUM_VARIANCE_IMAGES])
+  some = train_pairs.rows(np.arange(min(NUM_VARIANCE_IMAGES, len(train_pairs))))
+  h = some.features.of(some.images, some.index)
   return float(np.asarray(h, np.float64).var(0).mean())
 
 

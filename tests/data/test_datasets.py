@@ -236,7 +236,7 @@ class Finder:
     pass
 
 sys.meta_path.insert(0, Finder)
-from inversion_jax import data
+from inversion_jax.data import loading
 for name in ("digits", "svhn_cropped", "mnist", "cifar10", "affnist/small"):
   loading.load(name, data_dir=sys.argv[1])
 assert "tensorflow" not in sys.modules

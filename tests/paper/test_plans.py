@@ -14,6 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from inversion_jax import config as config_lib
 from inversion_jax import stages
+from inversion_jax.fitting import training
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.paper import __main__ as launch
@@ -196,7 +197,7 @@ def test_a_run_of_a_launch_names_the_command_of_the_launch(monkeypatch):
 def test_a_launch_that_is_done_runs_nothing_again(launched, monkeypatch):
   _, workdir = launched
   monkeypatch.setattr(plans, "LAYERS", ("fc3",))
-  monkeypatch.setattr(stages.train.training, "fit", lambda *_, **__: pytest.fail("trained again"))
+  monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained again"))
   assert launch.main(["figure_5b", "--smoke", f"--workdir={workdir}"]) == 0
 
 

@@ -27,7 +27,7 @@ def test_samples_are_encoded_again_and_compared_with_the_training_set(with_neigh
   arrays = storage.read_npz(run.folder / "neighbours.npz")
   drawn = storage.read_npz(run.folder / "samples.npz")["sample"]
   np.testing.assert_array_equal(arrays["sample"][:2, :2], drawn)
-  encode, train, test = run.features.encode, run.images("train"), run.images("test")
+  encode, train, test = run.features.encode_images, run.images("train"), run.images("test")
   h = np.asarray(encode(test.images[:4]))
   h_samples = np.asarray(encode(arrays["sample"].reshape(12, 8, 8, 1))).reshape(4, 3, -1)
   sample_l1 = np.abs(h_samples - h[:, None]).mean(-1)

@@ -36,7 +36,7 @@ def test_gans_stand_beside_the_inverter_and_the_nearest_images(with_gans):
   # Only the weight differs, and it has changed what was learned.
   assert np.any(arrays["gan"][0] != arrays["gan"][1])
   h_train, h = (
-    np.asarray(run.features.encode(run.images(split).images)) for split in ("train", "test")
+    np.asarray(run.features.encode_images(run.images(split).images)) for split in ("train", "test")
   )
   rows = np.argsort(np.abs(h_train - h[:2, None]).mean(-1), axis=1)[:, :2]
   np.testing.assert_array_equal(arrays["nearest"], run.images("train").images[rows])
@@ -48,7 +48,9 @@ def test_gans_stand_beside_the_inverter_and_the_nearest_images(with_gans):
   assert table[2]["diversity"] == pytest.approx(pairs.mean() / 16)
   far = np.abs(drawn["sample"].astype(float) - drawn["original"][:, None])
   assert table[2]["l1_to_original"] == pytest.approx(far.mean() / 16)
-  h_made = np.asarray(run.features.encode(arrays["gan"][1].reshape(4, 8, 8, 1))).reshape(2, 2, -1)
+  h_made = np.asarray(run.features.encode_images(arrays["gan"][1].reshape(4, 8, 8, 1))).reshape(
+    2, 2, -1
+  )
   feature_l1 = np.abs(h_made - h[:2, None]).mean()
   assert table[1]["feature_l1_to_original"] == pytest.approx(feature_l1, rel=1e-4)
   h_nearest = np.abs(h_train[rows] - h[:2, None]).mean()
