@@ -31,7 +31,7 @@ def model_and_shapes(num_colours, size, z_shape, **fields):
     (1, (14, 14), (5, 5, 32), {}),
     (3, (16, 16), (5, 5, 32), {"context": "encoder"}),
     (3, (16, 16), (5, 5, 32), {"context": "decoder", "reader_filters": 128}),
-    (1, (12, 20), (64,), {"context": "decoder", "num_scales": 2}),
+    (1, (12, 20), (64,), {"context": "decoder", "reader_filters": 128, "num_scales": 2}),
   ],
 )
 def test_operations_are_those_that_xla_counts(num_colours, size, z_shape, fields):
