@@ -61,13 +61,16 @@ def default() -> ConfigDict:
   )
   # Folder of a trained p(x) with the same network, to begin from in place of random weights.
   config.inverter.start_from = ""
+  # Whether the reader begins from the run's decoder, trained before: stages decoder, inverter. Both
+  # need the same parts: decoder.network.residual, and its filters, blocks, scales and units.
+  config.inverter.start_reader_from_decoder = False
   config.inverter.network = ConfigDict(
     {
       "num_filters": 64,
       "num_blocks": 3,
       "num_scales": 3,
       "dropout_rate": 0.5,
-      "context": "projection",  # the paper's; or "encoder", "decoder"
+      "context": "decoder",  # the reader of h; the paper's is "projection", "encoder" is between
       "context_dropout_rate": 0.0,
       "resize_method": "bilinear",
       # Of the network that brings h to every resolution, with context "decoder".

@@ -68,6 +68,7 @@ def use_digits(config: ConfigDict):
     }
   )
   config.inverter.network.update({"num_filters": 32, "num_blocks": 1, "num_scales": 2})
+  _regularise_reader(config)
   config.inverter.update(
     {
       "batch_size": 64,
@@ -109,10 +110,23 @@ def use_digits(config: ConfigDict):
 def use_features(config: ConfigDict):
   """Images and features of a file, `data.name`: the reduced network that `ij.fit` takes, too."""
   config.data.name = "features.npz"
-  network, recipe = inversion.suited((32, 32), has_h=True)
+  network, recipe = inversion.suited((32, 32), (256,))
   config.inverter.network.update({name: getattr(network, name) for name in inversion.MODULE_FIELDS})
   config.inverter.update(dataclasses.asdict(recipe))
   config.decoder.update({"num_steps": 1_000, "validate_every": 250, "ema_decay": 0.98})
+
+
+def _regularise_reader(config):
+  """Against learning 1,297 images by heart: a vector is more easily learnt than a map, and conv1
+  leaves nothing to be guessed.
+  """
+  layer = config.representation.layer
+  if layer in ("fc3", "logits"):
+    config.inverter.network.reader_dropout_rate = inversion.VECTOR_DROPOUT
+  if layer == "conv2":
+    config.inverter.network.reader_dropout_rate = inversion.MAP_DROPOUT
+  if layer not in (NO_LAYER, "conv1"):
+    config.inverter.weight_decay = inversion.WEIGHT_DECAY
 
 
 PRESETS: dict[str, Callable[[ConfigDict], None]] = {
@@ -162,6 +176,7 @@ def _shrink(config):
   config.classifier.network.num_dense_units = 64
   # Two resolutions still halve and double; the third would only take longer to compile.
   config.inverter.network.update({"num_filters": 8, "num_blocks": 1, "num_scales": 2})
+  config.inverter.network.update({"reader_filters": 8, "reader_units": 16})
   config.inverter.likelihood.num_components = 2
   config.decoder.network.update({"num_filters": 8, "num_units": 16})
   config.evaluate.batch_size = 16

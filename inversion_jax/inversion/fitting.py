@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from inversion_jax.inversion.observed import AS_IT_IS, Observed
 from inversion_jax.machine import limits, placement, progress
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
-from inversion_jax.models.inverters import amortised
+from inversion_jax.models.inverters import amortised, from_decoder
 from inversion_jax.models.widening import apply_widened
 from inversion_jax.results import UNCONDITIONAL
 
@@ -36,6 +37,7 @@ def subject(
   observed: Observed = AS_IT_IS,
   seed: int = 0,
   start_from: Inversion | None = None,
+  decoder_params: Any = None,
   batch_size: int = BATCH_SIZE,
 ) -> sessions.Subject:
   """What the training of an inverter is: its beginning, its loss, its data, its validation.
@@ -72,7 +74,7 @@ def subject(
     batch_fn=clean.batch,
     num_images=len(train),
     validate=validate,
-    start_from=start_from and functools.partial(amortised, marginal_params=start_from.params),
+    start_from=_start_fn(start_from, decoder_params),
     advice="raise num_microbatches, lower batch_size, or set the network's remat",
     facts={
       "image_shape": list(train.image_shape),
@@ -80,6 +82,18 @@ def subject(
       "h_shape": list(train.features.shape) if train.features else None,
     },
   )
+
+
+def _start_fn(start_from, decoder_params):
+  """Makes the parameters that training begins with from the initialised ones; None is those."""
+  if start_from is None and decoder_params is None:
+    return None
+
+  def start(params):
+    params = params if start_from is None else amortised(params, start_from.params)
+    return params if decoder_params is None else from_decoder(params, decoder_params)
+
+  return start
 
 
 def first_batch(seen: Pairs) -> tuple:
@@ -98,6 +112,7 @@ def fitted(
   seed: int = 0,
   folder: pathlib.Path | None = None,
   start_from: Inversion | None = None,
+  decoder_params: Any = None,
   batch_size: int = BATCH_SIZE,
 ) -> Inversion:
   """Trains an inverter as it is told, without defaults or checks of what it is given.
@@ -110,6 +125,7 @@ def fitted(
     seed: of initialisation, order, dropout and noise.
     folder: a run folder, resumed if it has been begun; None keeps everything in memory.
     start_from: a trained p(x) of the same network, whose function it begins with.
+    decoder_params: of a trained decoder of the reader's parts, with which the reader begins.
     batch_size: of validation and scoring.
   """
   batch_size = placement.rounded_up(batch_size)
@@ -120,6 +136,7 @@ def fitted(
     observed=observed,
     seed=seed,
     start_from=start_from,
+    decoder_params=decoder_params,
     batch_size=batch_size,
   )
   trained = sessions.train(learnt, recipe, seed=seed, folder=folder)
@@ -171,7 +188,9 @@ def fit(
     UserError: in one sentence, what is wrong with the data, the folder or the settings.
   """
   _check_kind("fit", train, Pairs, "pairs(x, h)")
-  suited_network, suited_recipe = suited(train.image_shape, has_h=train.features is not None)
+  suited_network, suited_recipe = suited(
+    train.image_shape, train.features.shape if train.features else None
+  )
   network, recipe = network or suited_network, recipe or suited_recipe
   _check_kind("network", network, Network, "a Network")
   _check_kind("recipe", recipe, Recipe, "a Recipe")

@@ -228,6 +228,7 @@ class Inversion:
       "inverter_train_steps": self.note["step"],
       "inverter_batch_size": self.recipe.batch_size,
       "train_images_per_second": _train_images_per_second(self.folder),
+      "reader": self.inverter.context if self.h_shape else None,
       "dtype": jnp.dtype(self.inverter.dtype).name,
       "seed": self.seed,
       "seconds": {stage: note["seconds"] for stage, note in notes.read(self.folder).items()}

@@ -24,6 +24,8 @@ RATES = ("dropout_rate", "context_dropout_rate", "reader_dropout_rate")
 class Network:
   """The size and kind of an inverter; defaults are the paper's for MNIST (appendix A).
 
+  But for `context`: the paper's reader of h, "projection", leaves nats of h unread.
+
   Attributes:
     num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
     context: how h is brought in, "projection" (the paper's), "encoder" or "decoder".
@@ -40,7 +42,7 @@ class Network:
   num_blocks: int = 3
   num_scales: int = 3
   dropout_rate: float = 0.5
-  context: str = "projection"
+  context: str = "decoder"
   context_dropout_rate: float = 0.0
   resize_method: str = "bilinear"
   reader_filters: int = 48
@@ -83,7 +85,12 @@ MODULE_FIELDS += ("context_dropout_rate", "resize_method", "remat")
 MODULE_FIELDS += ("reader_filters", "reader_blocks", "reader_units", "reader_dropout_rate")
 
 
-def suited(image_shape: Sequence[int], *, has_h: bool) -> tuple[Network, Recipe]:
+# Measured on digits, 1,297 images: without them the best step comes early, 15 nats below on the
+# training images. A vector is learnt by heart sooner than a map.
+VECTOR_DROPOUT, MAP_DROPOUT, WEIGHT_DECAY = 0.5, 0.2, 1.0
+
+
+def suited(image_shape: Sequence[int], h_shape: Sequence[int] | None) -> tuple[Network, Recipe]:
   """A network and a recipe that a laptop trains in minutes on images of this size.
 
   Up to 16x16 those of `configs/digits.py`; above, a reduced one of the README's table. The paper's
@@ -91,10 +98,13 @@ def suited(image_shape: Sequence[int], *, has_h: bool) -> tuple[Network, Recipe]
   """
   recipe = Recipe(decay="cosine", learning_rate=3e-3, ema_decay=0.98, log_every=20)
   if max(image_shape[:2]) <= 16:
-    # Without h there is more to learn from the pixels.
-    num_steps = 300 if has_h else 500
-    recipe = dataclasses.replace(recipe, num_steps=num_steps, validate_every=60)
-    return Network(num_filters=32, num_blocks=1, num_scales=2), recipe
+    # Without h there is more to learn from the pixels; with it few images are learnt by heart.
+    num_steps, weight_decay = (500, 0.0) if h_shape is None else (300, WEIGHT_DECAY)
+    recipe = dataclasses.replace(
+      recipe, num_steps=num_steps, validate_every=60, weight_decay=weight_decay
+    )
+    dropout = VECTOR_DROPOUT if h_shape and len(h_shape) == 1 else MAP_DROPOUT
+    return Network(num_filters=32, num_blocks=1, num_scales=2, reader_dropout_rate=dropout), recipe
   return Network(num_filters=32, num_blocks=1, dropout_rate=0.1), dataclasses.replace(
     recipe,
     batch_size=32,

@@ -8,6 +8,7 @@ from inversion_jax.inversion import Inversion
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.runs import Run
+from inversion_jax.stages import decoder
 
 NAME = inversion.NAME
 
@@ -27,8 +28,16 @@ def train(run: Run):
     seed=run.config.seed,
     folder=run.folder,
     start_from=_start(run),
+    decoder_params=_decoder_params(run),
     batch_size=run.eval_batch_size,
   )
+
+
+def _decoder_params(run):
+  """Of the run's own decoder, if the reader begins from it."""
+  if not run.config.inverter.start_reader_from_decoder:
+    return None
+  return decoder.params_at(run, run.finished("decoder")["best_step"])
 
 
 def _start(run: Run) -> Inversion | None:

@@ -22,7 +22,7 @@ from inversion_jax.fitting import costs, training
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.runs import Run
-from inversion_jax.stages import classifier
+from inversion_jax.stages import classifier, decoder
 
 
 def test_a_finished_run_is_left_alone(finished, monkeypatch):
@@ -190,3 +190,30 @@ def test_microbatches_that_do_not_share_a_batch_are_refused(tmp_path, data_dir):
   words = r"inverter\.batch_size=16 cannot be split over 3 microbatches"
   with pytest.raises(UserError, match=words):
     run_stages(config, tmp_path, ["inverter"])
+
+
+def test_a_reader_begins_from_the_decoder_of_its_run(finished, tmp_path):
+  network = finished.config.inverter.network
+  config = edited(
+    finished.config,
+    inverter__start_reader_from_decoder=True,
+    inverter__num_steps=1,
+    inverter__validate_every=1,
+    decoder__network__residual=True,
+    decoder__network__num_filters=network.reader_filters,
+    decoder__network__num_blocks=network.reader_blocks,
+    decoder__network__num_scales=network.num_scales,
+    decoder__network__num_units=network.reader_units,
+  )
+  with pytest.raises(UserError, match="no finished decoder; run --stages=decoder"):
+    run_stages(config, tmp_path / "fc3", ("classifier", "inverter"))
+  run = run_stages(config, tmp_path / "fc3", ("decoder", "inverter"))
+  decoder_params = decoder.params_at(run, run.finished("decoder")["best_step"])
+  reader = run.model.live_params["encoder"]
+  step = config.inverter.learning_rate
+  for name in ("dense", "grid"):
+    moved = np.abs(reader[name]["kernel"] - decoder_params[name]["kernel"])
+    assert moved.max() <= 1.1 * step
+  without = edited(config, inverter__start_reader_from_decoder=False)
+  fresh = run_stages(without, tmp_path / "fresh", ("classifier", "inverter")).model.live_params
+  assert np.abs(fresh["encoder"]["grid"]["kernel"] - reader["grid"]["kernel"]).max() > 10 * step
