@@ -161,7 +161,8 @@ def finish(config: ConfigDict, variant: str = "") -> ConfigDict:
     _shrink(config)
   elif variant:
     raise UserError(f"The configuration has no variant {variant!r}; leave it out or use 'smoke'.")
-  return config
+  # A typo in a file of configurations must not become a new field.
+  return config.lock()
 
 
 def _shrink(config):

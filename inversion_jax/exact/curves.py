@@ -59,7 +59,6 @@ def noisy_bits(sigma: float) -> Noisy:
     draw=draw,
     least_nats=0.0,
     is_deterministic=False,
-    network=clean.network,
     num_steps_factor=0.3,
   )
   return Noisy(task, Gaussian(sigma), lambda rng, n: clean.draw(rng, n).h)
@@ -128,7 +127,6 @@ def coarse_pixels(num_bits: int, side: int = 8) -> Noisy:
     truth_nats=side**2 * num_bits * math.log(2),
     draw=draw,
     least_nats=0.0,
-    network={"num_scales": 1},
     num_steps_factor=0.3,
   )
   return Noisy(task, channel, lambda rng, n: np.asarray(draw(rng, n).levels_NHWC, np.float32))

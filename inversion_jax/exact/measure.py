@@ -83,7 +83,7 @@ def measure(task: Task, recipe: training.Recipe = QUICK, seed: int = 0) -> Resul
   model = inversion.fitted(
     _pairs(task, train),
     _pairs(task, validation),
-    dataclasses.replace(NETWORK, **task.network),
+    NETWORK,
     recipe,
     seed=seed,
     batch_size=BATCH_SIZE,

@@ -7,8 +7,8 @@ bound is the truth minus that.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,6 @@ class Task:
     draw: `draw(rng, n)`.
     least_nats: the bound that the quick version promises to reach.
     is_deterministic: whether h is a function of x.
-    network: fields of `Inverter` that suit it.
     num_steps_factor: how many times the usual number of steps it takes.
   """
 
@@ -58,7 +57,6 @@ class Task:
   draw: Callable[[np.random.Generator, int], Draws]
   least_nats: float
   is_deterministic: bool = True
-  network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   num_steps_factor: float = 1.0
 
 
@@ -93,7 +91,6 @@ def bit_textures(flip: float = 0.0, num_revealed: int = 16) -> Task:
     draw=draw,
     least_nats=0.95 * truth,
     is_deterministic=not flip,
-    network={"resize_method": "nearest"},
   )
 
 
@@ -122,7 +119,6 @@ def many_bits(side: int = 16, num_revealed: int = 3) -> Task:
     truth_nats=truth,
     draw=draw,
     least_nats=0.95 * truth,
-    network={"num_scales": 1},
     num_steps_factor=0.5,
   )
 
@@ -192,7 +188,6 @@ def ising_frame(side: int = 8, coupling: float = 0.35) -> Task:
     truth_standard_error=truth.standard_error,
     draw=draw,
     least_nats=0.9 * truth.mean,
-    network={"context": "encoder"},
   )
 
 

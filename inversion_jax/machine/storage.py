@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -93,17 +92,23 @@ def write_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]):
 def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Reads the arrays of an NPZ file. Raises UserError if it is missing, damaged or a pickle."""
   try:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
       return {name: archive[name] for name in archive.files}
   except FileNotFoundError:
     raise UserError(f"{path} is missing; run the stage that writes it first.") from None
-  except (zipfile.BadZipFile, ValueError, EOFError, AttributeError):
-    raise UserError(f"{path} is damaged; delete it and run its stage again.") from None
+  except PermissionError:
+    raise
+  except Exception as error:  # NumPy, zipfile and zlib have no common class for damage.
+    raise UserError(
+      f"{path} is damaged ({type(error).__name__}); delete it and run its stage again."
+    ) from error
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
   """Reads the lines of `metrics.jsonl`; a last line cut short by a kill is left out."""
-  lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+  # A damaged byte makes its line unreadable, and no other.
+  text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+  lines = text.splitlines()
   records = []
   for number, line in enumerate(lines, 1):
     try:

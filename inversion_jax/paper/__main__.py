@@ -25,6 +25,7 @@ from inversion_jax import stages
 from inversion_jax.machine import compilation, progress
 from inversion_jax.machine.errors import Parser, UserError, as_sentences
 from inversion_jax.machine.progress import say, warn
+from inversion_jax.models import contexts
 from inversion_jax.paper import listing, plans
 from inversion_jax.paper.experiments import EXPERIMENTS
 from inversion_jax.runs import Run
@@ -37,11 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs what the command line names; returns 1 if anything failed."""
   given = _parser().parse_args(arguments)
   scale = plans.SCALES[given.scale]
-  workdir = given.workdir or pathlib.Path("runs") / (
-    "paper" if given.scale == "paper" else f"paper_{given.scale}"
-  )
+  parts = ("paper", "" if given.scale == "paper" else given.scale, given.reader or "")
+  workdir = given.workdir or pathlib.Path("runs") / "_".join(filter(None, parts))
   names = list(EXPERIMENTS) if given.experiment == "paper" else [given.experiment]
   planned = plans.merged(one for name in names for one in EXPERIMENTS[name].plan(scale))
+  if given.reader:
+    planned = [plans.read_by(one, given.reader) for one in planned]
   if given.part:
     with as_sentences(workdir, "--workdir"):
       planned = plans.part(planned, given.part)
@@ -80,9 +82,16 @@ def _parser():
     dest="scale",
     help="the whole path at no useful size, in minutes",
   )
+  parser.add_argument(
+    "--reader",
+    choices=contexts.MODES,
+    help="of h: projection is the paper's own; default: that of the configurations, decoder",
+  )
   parser.add_argument("--part", help="shared, or I/N: some of the runs; draws nothing")
   parser.add_argument("--list", action="store_true", help="print runs and costs, start nothing")
-  parser.add_argument("--workdir", type=pathlib.Path, help="default: runs/paper[_miniature]")
+  parser.add_argument(
+    "--workdir", type=pathlib.Path, help="default: runs/paper[_miniature][_READER]"
+  )
   return parser
 
 

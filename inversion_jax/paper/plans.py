@@ -13,6 +13,7 @@ from inversion_jax import stages
 from inversion_jax.machine.errors import UserError
 
 LAYERS = ("conv1", "conv2", "fc3", "logits")
+PAPERS_READER = "projection"
 KINDS = ("conv", "pool", "dense")
 SHARED = "shared"
 # Section 5.3: the overfitted classifier sees so many images, and no dropout.
@@ -185,6 +186,15 @@ def merged(planned: Iterable[Planned]) -> list[Planned]:
     ordered = sorted(names, key=_ORDER.index)
     wanted[one.folder] = before._replace(stages=tuple(ordered))
   return list(wanted.values())
+
+
+def read_by(planned: Planned, reader: str) -> Planned:
+  """The same run with another reader of h; the paper's has no weight decay."""
+  config = planned.config.copy_and_resolve_references()
+  config.inverter.network.context = reader
+  if reader == PAPERS_READER:
+    config.inverter.weight_decay = 0.0
+  return planned._replace(config=config)
 
 
 def part(planned: Iterable[Planned], name: str) -> list[Planned]:

@@ -76,3 +76,9 @@ def test_a_folder_from_before_a_stage_existed_goes_on(finished):
   assert config_lib.differences(old, finished.config) == [
     "inverter.network.num_filters is 64 there and 4 here"
   ]
+
+
+def test_a_typo_in_a_file_of_configurations_is_an_error():
+  config = get_config("digits_fc3")
+  with pytest.raises(AttributeError, match="nmu_steps"):
+    config.inverter.nmu_steps = 5

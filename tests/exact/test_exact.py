@@ -76,8 +76,9 @@ def test_a_noisy_bit_is_known_as_well_as_its_channel_allows():
   assert is_flipped.mean() == pytest.approx(0.1, abs=0.02)
 
 
-def test_a_model_that_knows_less_than_the_truth_has_a_lower_bound():
-  task = dataclasses.replace(tasks.bit_textures(num_revealed=2), network={"num_scales": 1})
+def test_a_model_that_knows_less_than_the_truth_has_a_lower_bound(monkeypatch):
+  monkeypatch.setattr(measure, "NETWORK", dataclasses.replace(measure.NETWORK, num_scales=1))
+  task = tasks.bit_textures(num_revealed=2)
   result = measure.measure(task, TINY)
   assert result.is_valid
   assert not result.reaches
@@ -100,7 +101,9 @@ def test_an_output_that_cannot_be_written_is_a_sentence_before_anything_is_train
 
 def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(measure, "QUICK", TINY)
-  monkeypatch.setattr(measure, "NETWORK", dataclasses.replace(measure.NETWORK, num_filters=4))
+  monkeypatch.setattr(
+    measure, "NETWORK", dataclasses.replace(measure.NETWORK, num_filters=4, reader_units=8)
+  )
   monkeypatch.setattr(
     others.estimators,
     "compare_all",

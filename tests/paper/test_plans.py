@@ -201,6 +201,14 @@ def test_a_launch_that_is_done_runs_nothing_again(launched, monkeypatch):
   assert launch.main(["figure_5b", "--smoke", f"--workdir={workdir}"]) == 0
 
 
+def test_the_paper_s_own_reader_is_a_flag():
+  (planned, *_) = plans.layers(plans.SCALES["miniature"])
+  for reader, decay in (("projection", 0.0), ("decoder", planned.config.inverter.weight_decay)):
+    config = plans.read_by(planned, reader).config
+    assert (config.inverter.network.context, config.inverter.weight_decay) == (reader, decay)
+  assert planned.config.inverter.network.context == "decoder"
+
+
 def test_the_list_starts_nothing(tmp_path, capsys):
   assert launch.main(["paper", "--miniature", "--list", f"--workdir={tmp_path}"]) == 0
   printed = capsys.readouterr().out

@@ -217,3 +217,12 @@ def test_a_reader_begins_from_the_decoder_of_its_run(finished, tmp_path):
   without = edited(config, inverter__start_reader_from_decoder=False)
   fresh = run_stages(without, tmp_path / "fresh", ("classifier", "inverter")).model.live_params
   assert np.abs(fresh["encoder"]["grid"]["kernel"] - reader["grid"]["kernel"]).max() > 10 * step
+
+
+def test_a_classifier_that_was_not_trained_to_its_end_is_not_shared(finished, tmp_path):
+  shutil.copytree(finished.folder, tmp_path / "fc3")
+  unfinished = Run(finished.config, tmp_path / "fc3")
+  unfinished.note("classifier", unfinished.notes()["classifier"] | {"step": 2})
+  run = Run(config_lib.for_layer(finished.config, "logits"), tmp_path / "logits")
+  run.begin()
+  assert not classifier.share(run)
