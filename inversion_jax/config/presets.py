@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from inversion_jax import inversion
 from inversion_jax.config.defaults import NO_LAYER, default
+from inversion_jax.config.saved import leaves
 from inversion_jax.machine.errors import UserError
 
 
@@ -68,7 +69,6 @@ def use_digits(config: ConfigDict):
     }
   )
   config.inverter.network.update({"num_filters": 32, "num_blocks": 1, "num_scales": 2})
-  _regularise_reader(config)
   config.inverter.update(
     {
       "batch_size": 64,
@@ -80,6 +80,7 @@ def use_digits(config: ConfigDict):
       "validate_every": 60,
     }
   )
+  _read_digits(config)
   config.decoder.network.update({"num_filters": 32, "num_scales": 2, "num_units": 128})
   config.decoder.update(
     {
@@ -116,17 +117,22 @@ def use_features(config: ConfigDict):
   config.decoder.update({"num_steps": 1_000, "validate_every": 250, "ema_decay": 0.98})
 
 
-def _regularise_reader(config):
-  """Against learning 1,297 images by heart: a vector is more easily learnt than a map, and conv1
-  leaves nothing to be guessed.
+def _read_digits(config):
+  """How h is read where there are 1,297 images to learn from: as `inversion.suited` has it.
+
+  The closer h is to the image, the less there is to be learnt by heart and the more dropout costs:
+  conv1 has the paper's rate for its colour sets.
   """
   layer = config.representation.layer
+  if layer == NO_LAYER:
+    return
+  config.inverter.update({"learning_rate": 5e-3, "weight_decay": inversion.WEIGHT_DECAY})
+  config.inverter.network.dropout_rate = 0.3
   if layer in ("fc3", "logits"):
     config.inverter.network.reader_dropout_rate = inversion.VECTOR_DROPOUT
-  if layer == "conv2":
-    config.inverter.network.reader_dropout_rate = inversion.MAP_DROPOUT
-  if layer not in (NO_LAYER, "conv1"):
-    config.inverter.weight_decay = inversion.WEIGHT_DECAY
+  if layer == "conv1":
+    config.inverter.network.dropout_rate = 0.1
+    config.inverter.weight_decay = 0.3
 
 
 PRESETS: dict[str, Callable[[ConfigDict], None]] = {
@@ -186,9 +192,24 @@ def _shrink(config):
 
 
 def for_layer(config: ConfigDict, layer: str) -> ConfigDict:
-  """The configuration of one layer out of `config.layers`."""
+  """The configuration of one layer out of `config.layers`.
+
+  Fields that the preset has otherwise for that layer follow it, unless they were changed.
+  """
   single = config.copy_and_resolve_references()
   with single.unlocked():
     single.layers = ()
     single.representation.layer = layer
+    if config.data.name in PRESETS:
+      before, after = (
+        dict(leaves(preset(config.data.name, one))) for one in (config.representation.layer, layer)
+      )
+      given = dict(leaves(config))
+      single.update_from_flattened_dict(
+        {
+          name: value
+          for name, value in after.items()
+          if value != before[name] and given[name] == before[name]
+        }
+      )
   return single

@@ -23,7 +23,6 @@ from inversion_jax.inversion.folders import (
 from inversion_jax.inversion.model import Inversion, mapped_rows
 from inversion_jax.inversion.networks import (
   DTYPES,
-  MAP_DROPOUT,
   MODULE_FIELDS,
   VECTOR_DROPOUT,
   WEIGHT_DECAY,
@@ -38,7 +37,6 @@ from inversion_jax.inversion.observed import AS_IT_IS, Observed
 __all__ = [
   "AS_IT_IS",
   "DTYPES",
-  "MAP_DROPOUT",
   "MODULE_FIELDS",
   "NAME",
   "STATISTICS",

@@ -31,6 +31,7 @@ _NAMES = {
   "bits_per_dim": ("codelength", "bits per sub-pixel"),
   "classifier_test_accuracy": ("classifier's test accuracy, as a fraction", ""),
   "classifier_step": ("classifier read at step", ""),
+  "reader": ("reader of h (the paper's is projection)", ""),
   "decoder_mse": ("decoder's squared error, sub-pixels from 0 to 1", "per sub-pixel"),
   "decoder_mse_standard_error": ("its standard error", "per sub-pixel"),
   "decoder_steps": ("decoder evaluated at step", ""),

@@ -82,3 +82,13 @@ def test_a_typo_in_a_file_of_configurations_is_an_error():
   config = get_config("digits_fc3")
   with pytest.raises(AttributeError, match="nmu_steps"):
     config.inverter.nmu_steps = 5
+
+
+def test_a_layer_of_several_has_the_fields_of_its_own_file_unless_they_were_changed():
+  for layer in ("conv1", "conv2", "fc3", "logits"):
+    alone = dict(config_lib.leaves(get_config(f"digits_{layer}")))
+    assert dict(config_lib.leaves(config_lib.for_layer(get_config("digits"), layer))) == alone
+  config = edited(get_config("digits"), inverter__weight_decay=0.7)
+  single = config_lib.for_layer(config, "fc3")
+  assert single.inverter.weight_decay == 0.7
+  assert single.inverter.network.reader_dropout_rate == 0.5
