@@ -188,17 +188,10 @@ def fit(
     UserError: in one sentence, what is wrong with the data, the folder or the settings.
   """
   _check_kind("fit", train, Pairs, "pairs(x, h)")
-  suited_network, suited_recipe = suited(
-    train.image_shape, train.features.shape if train.features else None
-  )
-  network, recipe = network or suited_network, recipe or suited_recipe
-  _check_kind("network", network, Network, "a Network")
-  _check_kind("recipe", recipe, Recipe, "a Recipe")
+  limits.check_integer("seed", seed, limits.NOT_NEGATIVE)
   if start_from is not None:
     _check_start(start_from, train)
-  if num_steps is not None:
-    recipe = dataclasses.replace(recipe, num_steps=num_steps)
-  limits.check_integer("seed", seed, limits.NOT_NEGATIVE)
+  network, recipe = _settings(train, network, recipe, num_steps)
   train, validation = train.held_out() if validation is None else (train, validation)
   _check_validation(train, validation)
   if len(train) < recipe.batch_size:
@@ -228,6 +221,19 @@ def fit(
       start_from=start_from,
     )
   return dataclasses.replace(model, train=frozenset(seen))
+
+
+def _settings(train, network, recipe, num_steps):
+  """Network and recipe as given, or as they suit the images."""
+  suited_network, suited_recipe = suited(
+    train.image_shape, train.features.shape if train.features else None
+  )
+  network, recipe = network or suited_network, recipe or suited_recipe
+  _check_kind("network", network, Network, "a Network")
+  _check_kind("recipe", recipe, Recipe, "a Recipe")
+  if num_steps is not None:
+    recipe = dataclasses.replace(recipe, num_steps=num_steps)
+  return network, recipe
 
 
 def _check_kind(name, given, kind, words):
