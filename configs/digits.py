@@ -1,6 +1,6 @@
 """The embedded default: all four layers on the digits that ship with scikit-learn.
 
-Under 5 minutes on two CPU cores; no download. Expected result: README, first table.
+Some minutes on two CPU cores; no download. Expected result and time: README, first table.
 """
 
 from inversion_jax import config as config_lib
