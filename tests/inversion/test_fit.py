@@ -210,10 +210,11 @@ def test_models_are_compared_by_name(finished, mine, prior, tmp_path):
 def test_pairs_that_were_trained_on_are_not_scored_as_new(finished, mine):
   with pytest.raises(UserError, match="of the 64 test pairs are among the training pairs"):
     mine.evaluate(stored(finished, "train"))
-  dark = dataclasses.replace(stored(finished, "test"), num_levels=256)
-  dark.images[0, 0, 0, 0] = 200
+  test = stored(finished, "test")
+  bright = dataclasses.replace(test, images=test.images.copy(), num_levels=256)
+  bright.images[0, 0, 0, 0] = 200
   with pytest.raises(UserError, match="This model knows 17 levels, but an image has level 200"):
-    mine.evaluate(dark)
+    mine.evaluate(bright)
 
 
 def test_without_settings_a_fit_suits_the_images(tmp_path):

@@ -39,7 +39,12 @@ def test_every_run_of_every_figure_passes_the_checks(scale):
     if start := one.config.inverter.start_from:
       assert folders.index(start) < folders.index(one.folder)
       prior = planned[folders.index(start)].config
-      assert prior.inverter.network == one.config.inverter.network
+      # Dropout has no parameters, and suits what there is to learn by heart.
+      ours, theirs = (
+        {name: value for name, value in of.inverter.network.items() if not name.endswith("_rate")}
+        for of in (prior, one.config)
+      )
+      assert ours == theirs
 
 
 def test_figures_share_their_runs():
