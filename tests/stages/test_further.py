@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from run_examples import edited, run_stage
+from run_examples import edited, run_stage, run_stages
 
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
@@ -70,8 +70,10 @@ def test_without_a_layer_there_are_no_neighbours(finished, tmp_path):
 
 
 def test_checks_name_what_an_untrained_inverter_cannot_do(finished, tmp_path):
-  shutil.copytree(finished.folder, tmp_path / "fc3")
-  run = Run(edited(finished.config, inverter__num_steps=6), tmp_path / "fc3")
+  # The paper's reader: the other one also tells where a pixel is, and so is ahead of p(x) after six
+  # steps whatever it reads.
+  config = edited(finished.config, inverter__network__context="projection")
+  run = run_stages(config, tmp_path / "fc3", ("classifier", "inverter", "evaluate"))
   with pytest.raises(UserError, match=r"of 5 checks failed: .*copy.*should not be used"):
     run_stage("checks", run)
   rows = {row["check"]: row for row in storage.read_json(run.folder / "checks.json")}
