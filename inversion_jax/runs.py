@@ -191,6 +191,10 @@ class Run:
   def _file_pairs(self):
     section = self.config.data.to_dict()
     del section["dir"]
+    if not pathlib.Path(section["name"]).is_file():
+      raise UserError(
+        f"data.name={section['name']} is not a file; give an .npz file that holds x and h."
+      )
     return load_file(section.pop("name"), **section)
 
   @property

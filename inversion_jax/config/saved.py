@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import ml_collections
 from ml_collections import ConfigDict
 
+from inversion_jax import inversion
 from inversion_jax.config.defaults import default
 
 # Fields that only say how long, how often or where: a later run of a folder may change them.
@@ -14,7 +15,7 @@ FREE_FIELDS = (
   *(
     f"{section}.{field}"
     for section in ("classifier", "inverter", "decoder", "gan")
-    for field in ("num_steps", "log_every", "validate_every", "patience", "num_microbatches")
+    for field in inversion.FREE_FIELDS
   ),
   "gan.entropy_weights",
   "inverter.filter_multiple",

@@ -128,6 +128,15 @@ def fitted(
     decoder_params: of a trained decoder of the reader's parts, with which the reader begins.
     batch_size: of validation and scoring.
   """
+  if folder and sessions.is_finished(folder, NAME, recipe.num_steps):
+    # Nothing is compiled to find that nothing is left to do.
+    return folders.restored(
+      folder,
+      image_shape=train.image_shape,
+      num_levels=train.num_levels,
+      h_shape=train.features.shape if train.features else None,
+      observed=observed,
+    )
   batch_size = placement.rounded_up(batch_size)
   learnt = subject(
     train,

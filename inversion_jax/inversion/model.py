@@ -250,8 +250,8 @@ class Inversion:
     highest = int(given.images.max(initial=0))
     if highest >= self.num_levels:
       raise UserError(
-        f"This model knows {self.num_levels} levels, but an image has level {highest}; fit it "
-        f"with num_levels={256 if highest > 16 else highest + 1}."
+        f"This model knows {self.num_levels} levels, but an image has level {highest}; give "
+        "num_levels to the pairs that it is fitted to, and fit it again."
       )
 
 

@@ -12,6 +12,7 @@ from run_examples import edited, get_config, killed_at_step, run_stages
 import inversion_jax as ij
 from inversion_jax import information, report
 from inversion_jax.features.pairs import Pairs
+from inversion_jax.fitting import training
 from inversion_jax.machine import notes, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.runs import Run
@@ -102,6 +103,9 @@ def test_a_file_from_the_command_line_gives_the_same_nats(finished, tmp_path):
   summary = storage.read_json(run.folder / "summary.json")
   assert (summary["dataset"], summary["layer"]) == ("mine", "h")
   assert "mine" in (run.folder / "report.html").read_text()
+  missing = Run(edited(config, data__name="nothing.npz"), tmp_path / "missing")
+  with pytest.raises(UserError, match=r"data\.name=nothing\.npz is not a file; give an \.npz"):
+    missing.pairs("train")
   for stage, words in (("neighbours", "stored features have none"), ("gan", "leave it out")):
     with pytest.raises(UserError, match=words):
       run_stages(config, tmp_path / "run", (stage,))
@@ -118,6 +122,15 @@ def test_a_folder_changes_nothing_and_a_killed_fit_goes_on(finished, mine, tmp_p
   assert in_memory.folder is None
   with pytest.raises(UserError, match=r"belongs to another fit .other seed.; choose another"):
     fitted(finished, *parts, folder=tmp_path / "run", seed=1)
+
+
+def test_a_finished_fit_is_read_and_not_trained(finished, mine, monkeypatch):
+  monkeypatch.setattr(training, "fit", None)
+  parts = [stored(finished, split) for split in ("train", "validation")]
+  again = fitted(finished, *parts, folder=mine.folder)
+  jax.tree.map(np.testing.assert_array_equal, again.params, mine.params)
+  with pytest.raises(UserError, match="are among the training pairs"):
+    again.evaluate(parts[0])
 
 
 def test_a_loaded_model_is_the_one_that_was_fitted(finished, mine, prior):
