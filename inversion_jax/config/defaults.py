@@ -78,6 +78,7 @@ def default() -> ConfigDict:
       "reader_blocks": 1,
       "reader_units": 512,
       "reader_dropout_rate": 0.0,
+      "reader_places": 32,  # features of the place alone, which p(x) has, too
       "remat": "",  # computed again to save memory: "elementwise" or "blocks"; not felt on CPUs
     }
   )

@@ -36,6 +36,10 @@ FREE_FIELDS = (
 )
 
 
+# What newer fields were in folders that do not name them, where their default is something else.
+BEFORE = {f"inverter.network.{name}": value for name, value in inversion.BEFORE.items()}
+
+
 def leaves(config: ConfigDict | dict, prefix: str = "") -> Iterator[tuple[str, typing.Any]]:
   """All fields as (dotted name, value); lists are given as tuples."""
   for name, value in sorted(config.items()):
@@ -46,8 +50,9 @@ def leaves(config: ConfigDict | dict, prefix: str = "") -> Iterator[tuple[str, t
 
 
 def restored(saved: dict) -> ConfigDict:
-  """The configuration that was written as `saved`; fields newer than it have their defaults."""
+  """The configuration that was written as `saved`; fields newer than it are as they were."""
   config = default()
+  config.update_from_flattened_dict(BEFORE)
   for field, value in leaves(saved):
     config.update_from_flattened_dict({field: value})
   return config
@@ -59,7 +64,7 @@ def differences(saved: dict, config: ConfigDict) -> list[str]:
   A section that `saved` has not heard of belongs to a stage that cannot have run there.
   """
   # A field that is newer than the folder had its default there.
-  old, new = dict(leaves(default())) | dict(leaves(saved)), dict(leaves(config))
+  old, new = dict(leaves(default())) | BEFORE | dict(leaves(saved)), dict(leaves(config))
   new_sections = {name for name in config if isinstance(config[name], ConfigDict)} - saved.keys()
   return [
     f"{field} is {old.get(field)!r} there and {new.get(field)!r} here"

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from inversion_jax import inversion
 from inversion_jax.config.defaults import BEST_STEP, NO_LAYER, STORED_LAYER, is_file
-from inversion_jax.data import datasets
+from inversion_jax.data import loading
 from inversion_jax.features import classifiers, noise, wrappers
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.machine import limits
@@ -99,7 +99,7 @@ def _check_layers(config):
   for layer in (config.representation.layer, *config.layers):
     limits.check_one_of("representation.layer", layer, (NO_LAYER, *layers))
   if not is_file(name):
-    limits.check_one_of("data.name", name, datasets.names())
+    limits.check_one_of("data.name", name, loading.names())
 
 
 def _value(config: ConfigDict, field: str) -> Any:

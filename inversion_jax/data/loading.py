@@ -7,6 +7,7 @@ import PIL
 import tensorflow_datasets as tfds
 
 from inversion_jax.data import datasets
+from inversion_jax.data.reduced import REDUCTIONS, reduced
 from inversion_jax.data.datasets import archives
 from inversion_jax.data.images import Data, Split, check_images
 from inversion_jax.machine import processes
@@ -31,7 +32,7 @@ def load(
   """Reads a data set into memory; one that is absent is fetched and prepared first.
 
   Args:
-    name: one of `datasets.names()`, such as "svhn_cropped" or "affnist/small".
+    name: one of `names()`, such as "svhn_cropped", "affnist/small" or "cifar10/16".
     data_dir: TFDS's data folder; "" means $TFDS_DATA_DIR, or else ~/tensorflow_datasets. If it
       cannot be written to, sets absent from it are prepared in ~/tensorflow_datasets.
     num_train: keeps the first so many training images; 0 keeps all.
@@ -40,8 +41,9 @@ def load(
   Raises:
     UserError: unknown name, a set that cannot be had, or files that cannot be read.
   """
+  reduction = REDUCTIONS.get(name)
   with processes.first_goes_ahead():
-    builder = datasets.prepared(name, data_dir)
+    builder = datasets.prepared(reduction.dataset if reduction else name, data_dir)
   sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
   limits = {"train": num_train, "validation": num_validation, "test": num_test}
   splits = {}
@@ -51,8 +53,21 @@ def load(
   num_levels = datasets.KNOWN[builder.name].num_levels
   for split, content in splits.items():
     check_images(content.images_NHWC, num_levels, name=f"{name} {split}")
+  if reduction:
+    splits = {split: _reduced(content, reduction, num_levels) for split, content in splits.items()}
+    num_levels = reduction.num_levels
   num_classes = builder.info.features["label"].num_classes
   return Data(name, **splits, num_levels=num_levels, num_classes=num_classes)
+
+
+def names() -> list[str]:
+  """The names that `load` takes."""
+  return sorted([*datasets.names(), *REDUCTIONS])
+
+
+def _reduced(content: Split, reduction, num_levels: int) -> Split:
+  images_NHWC = reduced(content.images_NHWC, reduction.factor, num_levels, reduction.num_levels)
+  return content._replace(images_NHWC=images_NHWC)
 
 
 def split_rows(sizes: Mapping[str, int]) -> dict[str, tuple[str, range]]:

@@ -12,6 +12,7 @@ how an experiment is laid out.
 from inversion_jax.inversion.comparing import compare
 from inversion_jax.inversion.fitting import first_batch, fit, fitted, subject
 from inversion_jax.inversion.folders import (
+  BEFORE,
   FREE_FIELDS,
   NAME,
   STATISTICS,
@@ -37,6 +38,7 @@ from inversion_jax.inversion.observed import AS_IT_IS, Observed
 
 __all__ = [
   "AS_IT_IS",
+  "BEFORE",
   "DTYPES",
   "FREE_FIELDS",
   "MODULE_FIELDS",

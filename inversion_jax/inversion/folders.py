@@ -27,6 +27,10 @@ MADE_BY_FIT = "inversion_jax.fit"
 NUM_DIGEST_IMAGES = 128
 
 
+# What newer fields of the network were in folders that do not name them.
+BEFORE = {"reader_places": 0}
+
+
 def begin(folder: pathlib.Path, begun_with: dict[str, Any]):
   """Claims the folder, or raises UserError if it belongs to something else."""
   path = folder / storage.CONFIG
@@ -50,7 +54,8 @@ def _fixed(section):
   """What may not change in a folder."""
   if not isinstance(section, dict):
     return section
-  return {name: value for name, value in section.items() if name not in FREE_FIELDS}
+  fixed = {name: value for name, value in section.items() if name not in FREE_FIELDS}
+  return fixed | {"network": BEFORE | fixed["network"]} if "network" in fixed else fixed
 
 
 def settings(train: Pairs, network: Network, recipe: Recipe, seed: int) -> dict[str, Any]:
@@ -85,7 +90,7 @@ def network_of(config: Mapping[str, Any]) -> Network:
   section = config["inverter"]
   likelihood = dict(section["likelihood"])
   return Network(
-    **section["network"],
+    **BEFORE | section["network"],
     likelihood=likelihood.pop("name"),
     **likelihood,
     filter_multiple=section.get("filter_multiple", 1),

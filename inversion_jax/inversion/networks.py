@@ -30,7 +30,8 @@ class Network:
     num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
     context: how h is brought in, "projection" (the paper's), "encoder" or "decoder".
     resize_method: of a spatial h in the first two, see `ContextEncoder`.
-    reader_filters, reader_blocks, reader_units, reader_dropout_rate: of the third, see `Reader`.
+    reader_filters, reader_blocks, reader_units, reader_dropout_rate, reader_places: of the third,
+      see `Reader`; p(x) has the places, too.
     remat: what the backward pass computes again, "", "elementwise" or "blocks".
     likelihood: of a pixel, "auto", "categorical" or "logistic_mixture".
     num_components, min_log_scale: of the mixture.
@@ -49,6 +50,7 @@ class Network:
   reader_blocks: int = 1
   reader_units: int = 512
   reader_dropout_rate: float = 0.0
+  reader_places: int = 32
   remat: str = ""
   likelihood: str = "auto"
   num_components: int = 10
@@ -58,6 +60,7 @@ class Network:
 
   def __post_init__(self):
     limits.check_fields(self, COUNTS, limits.ABOVE_ZERO)
+    limits.check_fields(self, ("reader_places",), limits.NOT_NEGATIVE)
     limits.check_fields(self, RATES, limits.FRACTION)
     limits.check_number("min_log_scale", self.min_log_scale, limits.FINITE)
     limits.check_one_of("context", self.context, contexts.MODES)
@@ -82,7 +85,13 @@ class Network:
 # Those of `Network` that are attributes of `Inverter` under the same name.
 MODULE_FIELDS = ("num_filters", "num_blocks", "num_scales", "dropout_rate", "context")
 MODULE_FIELDS += ("context_dropout_rate", "resize_method", "remat")
-MODULE_FIELDS += ("reader_filters", "reader_blocks", "reader_units", "reader_dropout_rate")
+MODULE_FIELDS += (
+  "reader_filters",
+  "reader_blocks",
+  "reader_units",
+  "reader_dropout_rate",
+  "reader_places",
+)
 
 
 def suited(image_shape: Sequence[int], h_shape: Sequence[int] | None) -> tuple[Network, Recipe]:

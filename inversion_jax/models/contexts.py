@@ -1,6 +1,7 @@
 """From a representation h to what conditions each resolution of the causal network."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,27 +90,53 @@ class Reader(nn.Module):
   own place. A vector bias is the same at every pixel, and a resized map nearly so within a cell:
   there the causal network has to find out where it is before it can use h.
 
+  Features of the place alone come before those of h, and p(x) has them too: else a model with an h
+  that knows nothing would stay ahead of p(x) for as long as p(x) has to find out where a pixel is.
+
   Attributes:
     num_filters: channels of every grid.
     num_blocks: residual blocks on each grid.
     num_units: of the hidden dense layer for a vector.
     dropout_rate: within each block.
+    num_places: features of the place alone, which a reader of a constant makes.
+    dtype: of what is computed without h.
   """
 
   num_filters: int = 48
   num_blocks: int = 1
   num_units: int = 512
   dropout_rate: float = 0.0
+  num_places: int = 32
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self, z: Float[Array, "B *map Z"], size: tuple[int, int], num_scales: int, train: bool = False
-  ) -> tuple[Array, ...]:
+    self,
+    z: Float[Array, "B *map Z"] | None,
+    size: tuple[int, int],
+    num_scales: int,
+    train: bool = False,
+  ) -> tuple[Array, ...] | None:
     """Returns the features at each resolution for images of `size` (rows, columns), finest first.
 
-    Their grids are those of the image itself, as a decoder's are, with zeros after them up to
-    `padded_sizes`.
+    Those of h have the grids of the image itself, as a decoder's are, with zeros after them up to
+    `padded_sizes`. Without h there are those of the places, with a batch axis of 1, or None.
     """
+    places = self._places(size, num_scales, train)
+    if z is None:
+      return places
+    grids = self._of_h(z, size, num_scales, train)
+    return grids if places is None else tuple(map(_joined, places, grids))
+
+  def _places(self, size, num_scales, train):
+    if self.num_places == 0:
+      return None
+    reader = Reader(
+      self.num_places, self.num_blocks, self.num_places, self.dropout_rate, 0, name="place"
+    )
+    return reader(jnp.ones((1, 1), self.dtype), size, num_scales, train)
+
+  def _of_h(self, z, size, num_scales, train):
     parts = upward.Parts(
       self.num_filters, self.num_blocks, self.num_units, is_residual=True, drop=self._dropout(train)
     )
@@ -123,6 +150,11 @@ class Reader(nn.Module):
       return lambda x: x
     seed, num_met = layers.dropout_seed(self.make_rng("dropout")), itertools.count()
     return lambda x: layers.dropout(seed, next(num_met), self.dropout_rate, x)
+
+
+def _joined(place_1HWP, x_BHWF):
+  place_BHWP = jnp.broadcast_to(place_1HWP, (*x_BHWF.shape[:-1], place_1HWP.shape[-1]))
+  return jnp.concatenate([place_BHWP, x_BHWF], axis=-1)
 
 
 def _padded_to(x_BHWF, size):

@@ -33,7 +33,8 @@ class Inverter(nn.Module):
     num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
     context: how h is brought in, "projection", "encoder" or "decoder", see `contexts`.
     resize_method: of a spatial h in the first two, see `ContextEncoder`.
-    reader_filters, reader_blocks, reader_units, reader_dropout_rate: of the third, see `Reader`.
+    reader_filters, reader_blocks, reader_units, reader_dropout_rate, reader_places: of the third,
+      see `Reader`; the places are p(x)'s, too.
     remat: what the backward pass computes again, see `pixelcnn.rematerialising`.
     dtype: type of the activations; parameters, head and likelihood stay float32.
 
@@ -52,6 +53,7 @@ class Inverter(nn.Module):
   reader_blocks: int = 1
   reader_units: int = 512
   reader_dropout_rate: float = 0.0
+  reader_places: int = 32
   remat: str = ""
   dtype: Any = jnp.float32
 
@@ -75,7 +77,12 @@ class Inverter(nn.Module):
 
   def _reader(self):
     return Reader(
-      self.reader_filters, self.reader_blocks, self.reader_units, self.reader_dropout_rate
+      self.reader_filters,
+      self.reader_blocks,
+      self.reader_units,
+      self.reader_dropout_rate,
+      self.reader_places,
+      self.dtype,
     )
 
   def __call__(
@@ -101,10 +108,14 @@ class Inverter(nn.Module):
   def contexts(
     self, z: Float[AnyArray, "B *map Z"] | None, size: tuple[int, int], *, train: bool = False
   ) -> tuple[Array, ...] | None:
-    """What h gives to each resolution of the network for images of `size` (rows, columns)."""
-    if z is None:
+    """What h gives to each resolution of the network for images of `size` (rows, columns).
+
+    Without h it is what every image is given, with a batch axis of 1, or None.
+    """
+    if z is None and self.context != DECODER:
       return None
-    return self.encoder(jnp.asarray(z, self.dtype), size, self.num_scales, train)
+    z = None if z is None else jnp.asarray(z, self.dtype)
+    return self.encoder(z, size, self.num_scales, train)
 
   def head(
     self,
@@ -170,18 +181,28 @@ def amortised(params: dict, marginal_params: dict) -> dict:
     UserError: p(x) has another network.
   """
   flat, trained = flatten_dict(params), flatten_dict(marginal_params)
-  if any(path not in flat or flat[path].shape != trained[path].shape for path in trained):
+
+  def fits(path):
+    # A projection of p(x) reads the places alone, which come before the features of h.
+    first = 1 if _is_projection(path) else 0
+    return path in flat and flat[path].shape[first:] == trained[path].shape[first:]
+
+  if not all(map(fits, trained)):
     raise UserError(
       "inverter.start_from is a run of another network; give one like inverter.network."
     )
 
   def start(path, leaf):
-    if path in trained:
-      return trained[path]
-    is_projection = any(name.endswith(pixelcnn.CONTEXT) for name in path)
-    return jnp.zeros_like(leaf) if is_projection else leaf
+    if not _is_projection(path):
+      return trained.get(path, leaf)
+    of_places = trained.get(path, leaf[:0])
+    return jnp.zeros_like(leaf).at[: len(of_places)].set(of_places)
 
   return unflatten_dict({path: start(path, leaf) for path, leaf in flat.items()})
+
+
+def _is_projection(path):
+  return any(name.endswith(pixelcnn.CONTEXT) for name in path)
 
 
 def from_decoder(params: dict, decoder_params: dict) -> dict:

@@ -58,7 +58,7 @@ def draw(
 
   Args:
     model: the bound inverter.
-    contexts: what h gives it; None for the unconditional model.
+    contexts: what h gives it, or what all images are given alike; None for a model without.
     keys_B: one key per image; the same key gives the same image, whatever the batch and, but for
       rounding, the sampler.
     size: rows, columns.
@@ -70,6 +70,7 @@ def draw(
   """
   if sampler not in SAMPLERS:
     raise UserError(f"sampler={sampler!r} is not known; use one of {', '.join(SAMPLERS)}.")
+  contexts = _for_each(contexts, len(keys_B))
   if sampler == "ancestral":
 
     def head_fn(levels_BHWC):
@@ -87,6 +88,13 @@ def draw(
     return model.raster(contexts, draw_pixel, inputs_fn, size, len(keys_B))
 
   return cached(raster_fn, model.likelihood, keys_B, size, given_BRWC)
+
+
+def _for_each(contexts, batch_size):
+  """What every image is given alike, for each of them."""
+  return jax.tree.map(
+    lambda context: jnp.broadcast_to(context, (batch_size, *context.shape[1:])), contexts
+  )
 
 
 def sample_keys(

@@ -4,6 +4,7 @@ import sklearn.datasets
 
 from inversion_jax.data import batches, loading
 from inversion_jax.data.images import check_images
+from inversion_jax.data.reduced import reduced
 from inversion_jax.machine import progress
 from inversion_jax.machine.errors import UserError
 
@@ -161,3 +162,26 @@ def test_fit_images_are_accepted():
   check_images(IMAGES_NHWC + np.uint8(16), 17)
   check_images(IMAGES_NHWC[..., :1] + np.uint8(255))
   check_images(IMAGES_NHWC[:0])
+
+
+def test_a_reduced_set_is_the_means_of_blocks_in_its_own_levels():
+  rng = np.random.default_rng(0)
+  images_NHWC = rng.integers(0, 256, (3, 8, 4, 3), dtype=np.uint8)
+  halved = reduced(images_NHWC, 2, 256, 256)
+  assert halved.shape == (3, 4, 2, 3)
+  assert halved.dtype == np.uint8
+  assert halved[1, 2, 1, 0] == np.rint(images_NHWC[1, 4:6, 2:4, 0].mean())
+  white = np.full((1, 4, 4, 1), 255, np.uint8)
+  assert reduced(white, 4, 256, 17).item() == 16
+  assert reduced(white // 2, 4, 256, 17).item() == 8
+
+
+def test_reduced_sets_are_loaded_by_name(real_data_dir):
+  limits = {"num_train": 5, "num_validation": 3, "num_test": 2}
+  whole = loading.load("mnist", data_dir=real_data_dir, **limits)
+  small = loading.load("mnist/7", data_dir=real_data_dir, **limits)
+  assert small.num_levels == 17
+  assert small.name == "mnist/7"
+  np.testing.assert_array_equal(small.test.images_NHWC, reduced(whole.test.images_NHWC, 4, 256, 17))
+  np.testing.assert_array_equal(small.train.labels_N, whole.train.labels_N)
+  assert set(loading.REDUCTIONS) < set(loading.names())

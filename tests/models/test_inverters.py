@@ -15,7 +15,7 @@ from inversion_jax.models.inverters import Inverter, amortised, from_decoder
 from inversion_jax.models.widening import apply_widened
 
 REPRESENTATIONS = {"none": None, "vector": (5,), "map": (3, 3, 4)}
-READER = {"context": "decoder", "reader_filters": 3, "reader_units": 6}
+READER = {"context": "decoder", "reader_filters": 3, "reader_units": 6, "reader_places": 2}
 READ = {kind: REPRESENTATIONS[kind] for kind in ("vector", "map")}
 
 
@@ -85,8 +85,10 @@ def test_every_head_depends_on_the_past_alone_and_on_the_past(size, num_colours,
   assert not past_irrelevant[1 : size * size].any()
 
 
-@pytest.mark.parametrize("z_shape", READ.values(), ids=READ)
-@pytest.mark.parametrize(("size", "num_colours"), [(8, 3), (10, 1)])
+@pytest.mark.parametrize(
+  ("size", "num_colours", "z_shape"),
+  [(8, 3, (5,)), (10, 1, (5,)), (8, 3, (3, 3, 4)), (10, 1, (3, 3, 4)), (10, 1, None)],
+)
 def test_a_reader_that_sees_all_of_h_leaves_the_order_of_the_pixels(size, num_colours, z_shape):
   future_irrelevant, past_irrelevant = causality(size, num_colours, z_shape, **READER)
   assert future_irrelevant.all()
@@ -110,7 +112,7 @@ def test_the_causality_test_sees_a_leak_on_the_way_up(monkeypatch):
 
 @pytest.mark.parametrize(
   ("z_shape", "fields"),
-  [*((z_shape, {}) for z_shape in REPRESENTATIONS.values()), ((5,), READER), ((3, 3, 4), READER)],
+  [(z_shape, fields) for z_shape in REPRESENTATIONS.values() for fields in ({}, READER)],
   ids=str,
 )
 @pytest.mark.parametrize("size", [(2, 2), (1, 4)])
@@ -349,8 +351,14 @@ def test_levels_of_any_integer_type_give_the_same_nats(dtype):
   [("vector", 3, {}), ("map", 3, {}), ("vector", 1, READER), ("map", 1, READER)],
   ids=str,
 )
-def test_an_amortised_inverter_starts_as_the_unconditional_model(kind, num_scales, fields):
-  marginal, marginal_params, images, _ = tiny(num_scales=num_scales)
+@pytest.mark.parametrize("has_places", [False, True])
+def test_an_amortised_inverter_starts_as_the_unconditional_model(
+  kind, num_scales, fields, has_places
+):
+  # A p(x) that has places as the reader does, and one of before there were any.
+  marginal, marginal_params, images, _ = tiny(
+    num_scales=num_scales, **fields | {"reader_places": 2 * has_places}
+  )
   inverter, params, _, z = tiny(z_shape=REPRESENTATIONS[kind], num_scales=num_scales, **fields)
   started = amortised(params, marginal_params)
   assert jax.tree.structure(started) == jax.tree.structure(params)
@@ -402,6 +410,7 @@ def test_a_reader_that_begins_from_a_decoder_has_its_features(kind):
   assert jax.tree.structure(started) == jax.tree.structure(params)
   chex.assert_trees_all_equal(started["network"], params["network"])
   finest, *_ = inverter.apply({"params": started}, z, (10, 10), method="contexts")
+  finest = finest[..., READER["reader_places"] :]
   assert not np.any(finest[:, 10:]) | np.any(finest[:, :, 10:])
   image = nn.Conv(1, (3, 3)).apply({"params": decoder_params["image"]}, finest[:, :10, :10])
   expected = decoder.apply({"params": decoder_params}, z, (10, 10))

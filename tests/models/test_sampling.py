@@ -11,7 +11,7 @@ from inversion_jax.machine.errors import UserError
 from inversion_jax.models import likelihoods, sampling
 from inversion_jax.models.inverters import Inverter
 
-READER = {"context": "decoder", "reader_filters": 3, "reader_units": 6}
+READER = {"context": "decoder", "reader_filters": 3, "reader_units": 6, "reader_places": 2}
 CATEGORICAL = likelihoods.Categorical(num_levels=2)
 
 
@@ -129,6 +129,7 @@ class Drawn:
     ((5, 6), 1, (3,), {"num_scales": 1}),
     ((7, 9), 3, (3, 3, 4), READER),
     ((8, 8), 1, (5,), READER | {"num_scales": 2}),
+    ((5, 6), 1, None, READER | {"num_scales": 2}),
   ],
 )
 def test_heads_pixel_by_pixel_are_those_of_the_whole_network(size, num_colours, z_shape, fields):
@@ -144,7 +145,13 @@ def test_heads_pixel_by_pixel_are_those_of_the_whole_network(size, num_colours, 
 @pytest.mark.parametrize("sampler", ["cached", "fixed_point"])
 @pytest.mark.parametrize(
   ("num_colours", "z_shape", "fields"),
-  [(1, (5,), {}), (3, (3, 3, 4), {}), (1, None, {}), (3, (3, 3, 4), READER | {"num_scales": 2})],
+  [
+    (1, (5,), {}),
+    (3, (3, 3, 4), {}),
+    (1, None, {}),
+    (3, (3, 3, 4), READER | {"num_scales": 2}),
+    (1, None, READER | {"num_scales": 2}),
+  ],
   ids=str,
 )
 def test_all_samplers_draw_the_same_images(sampler, num_colours, z_shape, fields):
