@@ -33,6 +33,13 @@ _STAGES = flags.DEFINE_list(
   "brackets (the layer through noise and few bits, from both sides), neighbours (Table 1) and gan "
   "(figure 3); the report shows them if it comes after them.",
 )
+_JOBS = flags.DEFINE_integer(
+  "jobs",
+  0,
+  "Layers at the same time, each in a process with its share of the cores. 0: on a CPU one for "
+  "each core, else one.",
+  lower_bound=0,
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "Join the other processes of a cluster (jax.distributed.initialize)."
 )
@@ -52,10 +59,7 @@ def main(_):
   ]
   for run in runs:
     run.begin()
-  for run in runs:
-    for stage in _STAGES.value:
-      say("%s: %s", run.folder, stage)
-      stages.STAGES[stage](run)
+  stages.go_through_all(runs, _STAGES.value, _JOBS.value)
   if config.layers and "neighbours" in _STAGES.value:
     report.write_table_1(workdir, [run.folder for run in runs])
   if config.layers and "report" in _STAGES.value:

@@ -7,9 +7,9 @@ import PIL
 import tensorflow_datasets as tfds
 
 from inversion_jax.data import datasets
-from inversion_jax.data.reduced import REDUCTIONS, reduced
 from inversion_jax.data.datasets import archives
 from inversion_jax.data.images import Data, Split, check_images
+from inversion_jax.data.reduced import REDUCTIONS, reduced
 from inversion_jax.machine import processes
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import track

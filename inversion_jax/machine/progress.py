@@ -37,13 +37,22 @@ class _AroundBars(logging.Handler):
     tqdm.tqdm.write(self.format(record), file=sys.stderr)
 
 
-def show_lines():
-  """Shows what is said on standard error; for programs, a library leaves it to its user."""
+def show_lines(speaker: str = ""):
+  """Shows what is said on standard error; for programs, a library leaves it to its user.
+
+  Args:
+    speaker: what each line begins with, where several processes write to one terminal; then
+      progress is lines there, too.
+  """
+  global _is_one_of_many
   if not _LOGGER.handlers:
-    handler = _AroundBars()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    _LOGGER.addHandler(handler)
+    _LOGGER.addHandler(_AroundBars())
     _LOGGER.propagate = False
+  words = f"{speaker}: " if speaker else ""
+  for handler in _LOGGER.handlers:
+    if isinstance(handler, _AroundBars):
+      handler.setFormatter(logging.Formatter(f"%(asctime)s {words}%(message)s", "%H:%M:%S"))
+  _is_one_of_many = bool(speaker)
   _LOGGER.setLevel(logging.INFO)
 
 
@@ -63,7 +72,7 @@ def shown(quiet: bool) -> Iterator[None]:
     _LOGGER.setLevel(level)
 
 
-_quiet = False
+_quiet = _is_one_of_many = False
 
 
 @runtime_checkable
@@ -129,7 +138,7 @@ class _Lines:
 @contextlib.contextmanager
 def track(description: str, total: int, *, initial: int = 0, unit: str = "step") -> Iterator:
   """Yields a `Progress` over `total` units, of which `initial` were done before."""
-  has_bar = sys.stderr.isatty() and processes.is_first() and not _quiet
+  has_bar = sys.stderr.isatty() and processes.is_first() and not (_quiet or _is_one_of_many)
   shown = (_Bar if has_bar else _Lines)(description, total, initial, unit)
   try:
     yield shown

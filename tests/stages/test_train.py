@@ -46,6 +46,24 @@ def test_runs_that_differ_in_the_layer_share_the_classifier(finished, tmp_path, 
   jax.tree.map(np.testing.assert_array_equal, mine, theirs)
 
 
+def test_runs_side_by_side_share_a_classifier_and_end_as_runs_one_after_another(
+  finished, tmp_path, capfd
+):
+  runs = [
+    Run(config_lib.for_layer(finished.config, layer), tmp_path / layer)
+    for layer in ("fc3", "logits")
+  ]
+  for run in runs:
+    run.begin()
+  stages.go_through_all(runs, ("classifier", "inverter", "evaluate"), num_jobs=2)
+  assert runs[1].notes()["classifier"]["copied_from"] == "fc3"
+  nats = [storage.read_npz(run.folder / "nats.npz")["nats"] for run in (runs[0], finished)]
+  # Another number of cores rounds sums otherwise.
+  np.testing.assert_allclose(*nats, rtol=1e-3)
+  assert (runs[1].folder / "nats.npz").exists()
+  assert "logits: classifier: copied from fc3" in capfd.readouterr().err
+
+
 def test_another_seed_does_not_share_the_classifier(finished):
   run = sibling(finished, "seed1")
   with run.config.unlocked():

@@ -1,0 +1,96 @@
+"""Work side by side: processes of one machine, each with its own share of the cores.
+
+A step of a small model does not fill two cores, and XLA compiles mostly on one: two processes of
+one core each get further than one process of two.
+"""
+
+import concurrent.futures
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import jax
+
+from inversion_jax.machine import progress
+from inversion_jax.machine.errors import UserError
+
+
+def num_at_once(wanted: int, num_tasks: int) -> int:
+  """How many of `num_tasks` are worked on at the same time.
+
+  Args:
+    wanted: by the user; 0 leaves it to the machine: one for each core, and on accelerators, or
+      where cores cannot be given out, one.
+    num_tasks: how many there are.
+  """
+  if jax.distributed.is_initialized():
+    return 1  # The processes of a cluster do everything together.
+  if wanted == 0:
+    wanted = len(_cores()) if _can_share() else 1
+  return max(1, min(wanted, num_tasks))
+
+
+def side_by_side(
+  act: Callable[..., Any], tasks: Sequence[tuple], names: Sequence[str], num: int
+) -> list[Any]:
+  """`act(*task)` for every task, `num` at a time, each in a process with its share of the cores.
+
+  Args:
+    act: a function of a module.
+    tasks: its arguments, which can be pickled.
+    names: of the tasks; each line that one says begins with its name.
+    num: processes.
+
+  Returns:
+    What `act` returned, in the order of the tasks.
+
+  Raises:
+    UserError: a process was killed. What a task raises is raised once those that have been begun
+      are done.
+  """
+  context = multiprocessing.get_context("spawn")
+  shares = context.SimpleQueue()
+  for share in shares_of(_cores(), num):
+    shares.put(share)
+  with concurrent.futures.ProcessPoolExecutor(num, context, _begin, (shares,)) as pool:
+    futures = [pool.submit(_act, name, act, task) for name, task in zip(names, tasks, strict=True)]
+    try:
+      return [future.result() for future in futures]
+    except BrokenProcessPool as error:
+      raise UserError(
+        "One of the processes that work side by side was killed, often for want of memory; what is "
+        "done is kept: start again with --jobs=1."
+      ) from error
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+
+def shares_of(cores: Sequence[int], num: int) -> list[tuple[int, ...]]:
+  """The cores of each of `num` processes; with more processes than cores they take turns."""
+  return [tuple(cores[place % len(cores) :: num]) for place in range(num)]
+
+
+def _cores():
+  return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+
+
+def _can_share():
+  return hasattr(os, "sched_setaffinity") and jax.default_backend() == "cpu"
+
+
+def _begin(shares):
+  share = shares.get()
+  if hasattr(os, "sched_setaffinity"):
+    # Before JAX has counted the cores.
+    os.sched_setaffinity(0, share)
+
+
+def _act(name, act, task):
+  progress.show_lines(name)
+  try:
+    return act(*task)
+  finally:
+    # What one task compiled is of no use to the next.
+    jax.clear_caches()

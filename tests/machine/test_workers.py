@@ -1,0 +1,48 @@
+import operator
+import os
+
+import pytest
+
+from inversion_jax.machine import limits, workers
+from inversion_jax.machine.errors import UserError
+
+
+@pytest.mark.parametrize(
+  ("cores", "num", "shares"),
+  [
+    ((0, 1), 2, [(0,), (1,)]),
+    ((0, 1, 2, 5, 7), 2, [(0, 2, 7), (1, 5)]),
+    ((3,), 2, [(3,), (3,)]),
+    ((0, 1), 1, [(0, 1)]),
+  ],
+)
+def test_every_core_is_given_out_once_while_there_are_enough(cores, num, shares):
+  assert workers.shares_of(cores, num) == shares
+
+
+def test_as_many_work_at_once_as_was_asked_for_and_there_is_to_do(monkeypatch):
+  monkeypatch.setattr(workers, "_cores", lambda: [0, 1, 2])
+  assert workers.num_at_once(0, 7) == 3
+  assert workers.num_at_once(0, 2) == 2
+  assert workers.num_at_once(2, 7) == 2
+  monkeypatch.setattr(workers.jax, "default_backend", lambda: "gpu")
+  assert workers.num_at_once(0, 7) == 1
+  monkeypatch.setattr(workers.jax.distributed, "is_initialized", lambda: True)
+  assert workers.num_at_once(2, 7) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be given out here")
+def test_tasks_have_their_own_processes_and_cores_and_answer_in_order():
+  cores = sorted(os.sched_getaffinity(0))
+  for own in workers.side_by_side(os.sched_getaffinity, [(0,), (0,)], ["a", "b"], 2):
+    assert own <= set(cores)
+    assert 1 <= len(own) <= -(-len(cores) // 2)
+  products = workers.side_by_side(operator.mul, [(n, n) for n in range(3)], list("abc"), 1)
+  assert products == [0, 1, 4]
+
+
+def test_a_sentence_of_a_task_is_that_of_all_and_a_killed_one_has_its_own():
+  with pytest.raises(UserError, match="colour=3 is not one of 1, 2"):
+    workers.side_by_side(limits.check_one_of, [("colour", 3, (1, 2))], ["a"], 1)
+  with pytest.raises(UserError, match="was killed.*--jobs=1"):
+    workers.side_by_side(os._exit, [(1,)], ["a"], 1)
