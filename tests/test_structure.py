@@ -11,7 +11,8 @@ import inversion_jax
 PACKAGE = pathlib.Path(inversion_jax.__file__).parent
 # Floors and rooms from the ground up; a module imports only what stands before it.
 LADDER = [
-  *("machine.errors", "machine.limits", "machine.processes", "machine.progress", "machine.storage"),
+  *("machine.errors", "machine.limits", "machine.processes", "machine.progress", "machine.workers"),
+  "machine.storage",
   *(
     "machine.notes",
     "machine.metrics",
@@ -19,7 +20,7 @@ LADDER = [
     "machine.placement",
     "machine.compilation",
   ),
-  *("data.images", "data.batches", "data.datasets", "data.loading"),
+  *("data.images", "data.batches", "data.datasets", "data.reduced", "data.loading"),
   *("information.statistics", "information.diversity", "information.neighbours"),
   *(
     "features.classifiers",

@@ -44,5 +44,5 @@ def test_tasks_have_their_own_processes_and_cores_and_answer_in_order():
 def test_a_sentence_of_a_task_is_that_of_all_and_a_killed_one_has_its_own():
   with pytest.raises(UserError, match="colour=3 is not one of 1, 2"):
     workers.side_by_side(limits.check_one_of, [("colour", 3, (1, 2))], ["a"], 1)
-  with pytest.raises(UserError, match="was killed.*--jobs=1"):
+  with pytest.raises(UserError, match=r"was killed.*--jobs=1"):
     workers.side_by_side(os._exit, [(1,)], ["a"], 1)
