@@ -8,10 +8,11 @@ looked at. Readers of one h and seed read the same classifier. "x" is the image 
 which nothing should be left; "none" is p(x). `minus_prior_nats` is the test NCE minus that of p(x)
 of the same seed, paired by image: below zero, the reader is at fault and not h.
 
-`--fields` change the configuration of the inverters; results of other fields belong into another
-`--output`. `--part=1/2` trains some of the runs, for processes side by side; once all parts are
-done, a call without it prints the table. Seconds include compilation and validation. The last line
-is one JSON object.
+`--preset=cifar10/16` or `mnist/14` are larger images, read by reduced inverters. `--fields` change
+the configuration of the inverters; results of other fields belong into another `--output`.
+`--part=1/2` trains some of the runs, for processes side by side; once all parts are done, a call
+without it prints the table. Seconds include compilation and validation. The last line is one JSON
+object.
 """
 
 import json
@@ -70,7 +71,7 @@ def _places() -> list[tuple[str, str, int]]:
 
 
 def _folder(output, h, reader, seed):
-  return output / f"{FLAGS.preset}_{h}_{reader}_{seed}"
+  return output / f"{FLAGS.preset.replace('/', '_')}_{h}_{reader}_{seed}"
 
 
 def _train(output: pathlib.Path, h: str, reader: str, seed: int):

@@ -108,6 +108,40 @@ def use_digits(config: ConfigDict):
   config.evaluate.batch_size = 250
 
 
+def use_mnist_14(config: ConfigDict):
+  """MNIST in 2x2 means: a reduced inverter, as `_use_coarser` has it."""
+  _use_coarser(config, "mnist/14", num_filters=(16, 32))
+
+
+def use_mnist_7(config: ConfigDict):
+  """MNIST in 4x4 means of 17 levels, with one pooling."""
+  _use_coarser(config, "mnist/7", num_filters=(16, 32), pool_sizes=(1, 2), num_scales=2)
+
+
+def use_cifar10_16(config: ConfigDict):
+  """CIFAR-10 in 2x2 means."""
+  _use_coarser(config, "cifar10/16", num_filters=(64, 128))
+
+
+def _use_coarser(config, name, num_filters, pool_sizes=(2, 2), num_scales=3):
+  config.data.name = name
+  config.classifier.network.update(
+    {"num_filters": num_filters, "kernel_size": 3, "padding": "SAME", "pool_sizes": pool_sizes}
+  )
+  config.classifier.update(
+    {"batch_size": 64, "learning_rate": 1e-3, "decay": "cosine", "num_steps": 1_500, "patience": 0}
+  )
+  config.classifier.update({"validate_every": 500, "snapshot_steps": (0,)})
+  config.inverter.network.update({"num_filters": 16, "num_blocks": 1, "dropout_rate": 0.1})
+  config.inverter.network.num_scales = num_scales
+  config.inverter.update(
+    {"batch_size": 16, "learning_rate": 2e-3, "decay": "cosine", "num_steps": 4_000}
+  )
+  config.inverter.update({"ema_decay": 0.98, "validate_every": 400, "log_every": 50})
+  config.decoder.network.update({"num_filters": 32, "num_units": 128, "num_scales": num_scales})
+  config.decoder.update({"num_steps": 1_000, "validate_every": 250, "ema_decay": 0.98})
+
+
 def use_features(config: ConfigDict):
   """Images and features of a file, `data.name`: the reduced network that `ij.fit` takes, too."""
   config.data.name = "features.npz"
@@ -141,6 +175,9 @@ PRESETS: dict[str, Callable[[ConfigDict], None]] = {
   "affnist": use_affnist,
   "svhn": use_svhn,
   "cifar10": use_cifar10,
+  "mnist/14": use_mnist_14,
+  "mnist/7": use_mnist_7,
+  "cifar10/16": use_cifar10_16,
   "features": use_features,
 }
 
