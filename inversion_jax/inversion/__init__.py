@@ -30,6 +30,7 @@ from inversion_jax.inversion.networks import (
   Cost,
   Network,
   cost,
+  param_shapes,
   shapes_of,
   suited,
 )
@@ -57,6 +58,7 @@ __all__ = [
   "load",
   "mapped_rows",
   "network_of",
+  "param_shapes",
   "restored",
   "saved_standardiser",
   "shapes_of",
