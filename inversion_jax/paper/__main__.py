@@ -102,7 +102,7 @@ def _succeeds(planned: plans.Planned, workdir: pathlib.Path) -> bool:
     config.inverter.start_from = str(workdir / config.inverter.start_from)
   try:
     run = Run(config_lib.check(config), workdir / planned.folder)
-    run.begin()
+    stages.start([run], planned.stages)
     for stage in planned.stages:
       say("%s: %s", run.folder, stage)
       stages.STAGES[stage](run)

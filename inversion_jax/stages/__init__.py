@@ -1,9 +1,12 @@
 """The stages of one run; each reads and writes the run's folder alone, and skips what is done."""
 
+from collections.abc import Iterable, Sequence
+
 from inversion_jax import report
-from inversion_jax.stages import brackets, checks, gan, neighbours
+from inversion_jax.runs import Run
+from inversion_jax.stages import brackets, checks, gan, neighbours, starting
 from inversion_jax.stages.basic import CLASSIFIER, DECODER, EVALUATE, INVERTER, SAMPLE
-from inversion_jax.stages.records import Stage, only_with_encoder
+from inversion_jax.stages.records import Stage
 
 _RECORDS = (
   CLASSIFIER,
@@ -12,21 +15,45 @@ _RECORDS = (
   EVALUATE,
   SAMPLE,
   # Always anew, since it costs seconds.
-  Stage("report", lambda run: report.write_run_report(run.folder)),
-  Stage("checks", checks.act, needs=("evaluate",), check=checks.check),
-  Stage("brackets", brackets.act, check=brackets.check),
+  Stage(
+    "report",
+    lambda run: report.write_run_report(run.folder),
+    needs=lambda run: (EVALUATE,),
+  ),
+  Stage("checks", checks.act, needs=lambda run: (EVALUATE,), check=checks.check),
+  Stage("brackets", brackets.act, needs=lambda run: (CLASSIFIER,), check=brackets.check),
   Stage(
     "neighbours",
     neighbours.act,
-    needs=("inverter",),
-    check=only_with_encoder("neighbours"),
+    needs=lambda run: (INVERTER,),
+    check=neighbours.check,
     made_for=neighbours.made_for,
     files=neighbours.FILES,
   ),
-  Stage("gan", gan.act, needs=("sample",), check=gan.check, made_for=gan.made_for, files=gan.FILES),
+  Stage(
+    gan.NAME,
+    gan.act,
+    needs=lambda run: (SAMPLE,),
+    check=gan.check,
+    made_for=gan.made_for,
+    files=gan.FILES,
+  ),
 )
-STAGES = {stage.name: stage for stage in _RECORDS}
+STAGES: dict[str, Stage] = {stage.name: stage for stage in _RECORDS}
 # Only for those who ask: checks and brackets train six or seven further inverters, the neighbours
 # take thousands of samples, and the GANs are a comparison.
 FURTHER = ("checks", "brackets", "neighbours", "gan")
 DEFAULT = tuple(name for name in STAGES if name not in FURTHER)
+
+
+def start(runs: Sequence[Run], names: Iterable[str]):
+  """Claims the folders of runs that will go through the stages of these names.
+
+  Raises:
+    UserError: what can be known to go wrong would; nothing is written then.
+  """
+  for run in runs:
+    run.check_folder()
+  starting.check(runs, [STAGES[name] for name in names])
+  for run in runs:
+    run.begin()
