@@ -110,16 +110,19 @@ def _what_is(path):
 
 def _sentence_of(error, path):
   """What a user reads of an error that was met on the command line; raises it again if a bug."""
-  first = error
-  while first.__cause__ or first.__context__:
+  chain = [error]
+  while chain[0].__cause__ or chain[0].__context__:
     # absl and ml_collections wrap what a file raised.
-    first = first.__cause__ or first.__context__
-  if isinstance(first, UserError):
-    return first
-  line = path and _line_in(path, first)
-  if line or isinstance(first, SyntaxError) or "parsing config file" in str(error):
-    place, words = f"line {line or 1}", f"{type(first).__name__}: {_words_of(first)}"
-    return f"--config={path} cannot be read, {place}: {words.rstrip('.')}; mend the file."
+    chain.insert(0, chain[0].__cause__ or chain[0].__context__)
+  for first in chain:
+    if isinstance(first, UserError):
+      return first
+    line = path and _line_in(path, first)
+    if line or isinstance(first, SyntaxError):
+      words = f"{type(first).__name__}: {_words_of(first)}"
+      return (
+        f"--config={path} cannot be read, line {line or 1}: {words.rstrip('.')}; mend the file."
+      )
   if isinstance(error, AttributeError | KeyError):
     if "get_config" in str(error):
       return f"--config={path} has no function get_config; write it as the files in configs/ do."
@@ -140,9 +143,9 @@ def _line_in(path, error):
 
 def _words_of(error):
   """The text of an error in one line; ml_collections gives the repr of a KeyError's."""
-  text = error.msg if isinstance(error, SyntaxError) else str(error.args[0] if error.args else "")
+  text = error.msg if isinstance(error, SyntaxError) else str(error)
   if isinstance(error, KeyError):
-    text = text.strip("'\"").replace("\\'", "'").replace("\\n", "\n")
+    text = str(error.args[0]).strip("'\"").replace("\\'", "'").replace("\\n", "\n")
   return ". ".join(line for line in text.splitlines() if line)
 
 

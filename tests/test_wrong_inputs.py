@@ -290,6 +290,8 @@ def run(arguments, monkeypatch):
   argv = ["main", *arguments]
   monkeypatch.setattr(sys, "argv", argv)
   monkeypatch.setattr(sys, "dont_write_bytecode", True)
+  # A process reads one file of configurations, and ml_collections counts on it.
+  monkeypatch.delitem(sys.modules, "config_config", raising=False)
   with flagsaver.flagsaver():
     main._guarded(main._parse_flags(argv))
 
