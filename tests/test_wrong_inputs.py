@@ -300,6 +300,8 @@ def test_there_are_a_hundred():
   assert len(CASES) == sum(map(len, GROUPS)) >= 100, "each has a name of its own"
 
 
+# How ml_collections loads a file; a shell does not show it.
+@pytest.mark.filterwarnings("ignore:the load_module.. method:DeprecationWarning")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("ready")
 def test_a_wrong_input_is_one_sentence_before_anything_is_begun(
