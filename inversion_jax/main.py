@@ -7,6 +7,8 @@ again to go on where it was interrupted.
 """
 
 import pathlib
+import sys
+import traceback
 
 import jax
 from absl import app, flags
@@ -57,8 +59,7 @@ def main(_):
   runs = [Run(config_lib.for_layer(config, layer), workdir / layer) for layer in config.layers] or [
     Run(config, workdir)
   ]
-  for run in runs:
-    run.begin()
+  stages.start(runs, _STAGES.value)
   stages.go_through_all(runs, _STAGES.value, _JOBS.value)
   if config.layers and "neighbours" in _STAGES.value:
     report.write_table_1(workdir, [run.folder for run in runs])
@@ -78,30 +79,78 @@ def _workdir():
 
 def _parse_flags(argv):
   """Parses the command line; what is wrong with it ends in one sentence."""
+  path = _config_path(argv)
+  # ml_collections warns of what ends in a sentence below.
+  absl_logging.set_verbosity(absl_logging.ERROR)
   try:
+    if path and not path.is_file():
+      raise UserError(f"--config={path} {_what_is(path)}; give one of the files in configs/.")
     left_over = flags.FLAGS(argv, known_only=False)
-    if flags.FLAGS["config"].value is None:
+    # ml_collections keeps an OSError of the file until the first field is looked at.
+    getattr(flags.FLAGS["config"].value, "lock", None)
+    if path is None and flags.FLAGS["config"].value is None:
       raise UserError("--config is missing; give one of the files in configs/.")
-    path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
-    if not pathlib.Path(path).is_file():
-      raise UserError(f"--config={path} does not exist; give one of the files in configs/.")
     if len(left_over) > 1:
       raise UserError(f"{left_over[1]!r} is not a flag; did you mean --{left_over[1]}?")
     return left_over
-  except UserError as error:
-    exit_with(_last_line(error))
-  except (AttributeError, KeyError) as error:
-    # ml_collections gives the repr of a KeyError's text: the field, then a suggestion.
-    words = str(error.args[0]).strip("'\"").replace("\\'", "'").replace("\\n", ". ")
-    exit_with(f"The configuration has no field {words}")
-  except (flags.Error, TypeError) as error:
-    exit_with(f"The command line was not understood: {_last_line(error).rstrip('.')}. See --help.")
+  except SystemExit:
+    sys.exit(0)  # Help was asked for, and is no mistake.
+  except Exception as error:
+    exit_with(_sentence_of(error, path))
 
 
-def _last_line(error):
-  """The sentence of an error; ml_collections puts the traceback of a config file before it."""
-  lines = str(error.args[0] if error.args else error).strip().splitlines()
-  return lines[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+def _config_path(argv):
+  """The file that --config names, before absl has seen the command line; None without one."""
+  for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    name, is_whole, value = word.partition("=")
+    if name in ("--config", "-config"):
+      return pathlib.Path((value if is_whole else following).partition(":")[0])
+  return None
+
+
+def _what_is(path):
+  return "is a folder" if path.is_dir() else "does not exist"
+
+
+def _sentence_of(error, path):
+  """What a user reads of an error that was met on the command line; raises it again if a bug."""
+  chain = [error]
+  while chain[0].__cause__ or chain[0].__context__:
+    # absl and ml_collections wrap what a file raised.
+    chain.insert(0, chain[0].__cause__ or chain[0].__context__)
+  for first in chain:
+    if isinstance(first, UserError):
+      return first
+    line = path and _line_in(path, first)
+    if line or isinstance(first, SyntaxError):
+      words = f"{type(first).__name__}: {_words_of(first)}"
+      return (
+        f"--config={path} cannot be read, line {line or 1}: {words.rstrip('.')}; mend the file."
+      )
+  if isinstance(error, AttributeError | KeyError):
+    if "get_config" in str(error):
+      return f"--config={path} has no function get_config; write it as the files in configs/ do."
+    return f"The configuration has no field {_words_of(error)}"
+  if isinstance(error, flags.Error | TypeError | ValueError):
+    return f"The command line was not understood: {_words_of(error).rstrip('.')}. See --help."
+  raise error
+
+
+def _line_in(path, error):
+  """The last line of the file that an error has passed, None if it comes from elsewhere."""
+  if isinstance(error, SyntaxError) and pathlib.Path(error.filename or "") == path:
+    return error.lineno
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [frame.lineno for frame in frames if pathlib.Path(frame.filename) == path]
+  return lines[-1] if lines else None
+
+
+def _words_of(error):
+  """The text of an error in one line; ml_collections gives the repr of a KeyError's."""
+  text = error.msg if isinstance(error, SyntaxError) else str(error)
+  if isinstance(error, KeyError):
+    text = str(error.args[0]).strip("'\"").replace("\\'", "'").replace("\\n", "\n")
+  return ". ".join(line for line in text.splitlines() if line)
 
 
 def _guarded(argv):

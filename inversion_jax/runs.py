@@ -6,6 +6,7 @@ its folder it never writes by being asked.
 
 import dataclasses
 import functools
+import os
 import pathlib
 from typing import Any
 
@@ -41,7 +42,7 @@ def load_file(path: str, split_seed: int, **limits: int) -> dict[str, Pairs]:
   seed = None if split_seed < 0 else split_seed
   rest, test = everything.split(limits["num_test"] or None, seed)
   train, validation = rest.held_out(limits["num_validation"] or None)
-  num_train = limits["num_train"] or len(train)
+  num_train = min(limits["num_train"] or len(train), len(train))
   return {"train": train.rows(np.arange(num_train)), "validation": validation, "test": test}
 
 
@@ -57,23 +58,41 @@ class Run:
     """The run in `folder`, with its own configuration."""
     return cls(config_lib.restored(storage.read_json(folder / storage.CONFIG)), folder)
 
+  def check_folder(self):
+    """Raises UserError if the folder belongs to another configuration, or cannot be one."""
+    existing = self.existing_folder
+    if not existing.is_dir():
+      raise UserError(f"{existing} is a file, and no folder for a run; choose another --workdir.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+      raise UserError(f"{existing} cannot be written to; choose another --workdir.")
+    path = self.folder / storage.CONFIG
+    if not path.exists():
+      return
+    saved = storage.read_json(path)
+    if not isinstance(saved, dict):
+      raise UserError(f"{path} is not a configuration; choose another --workdir or delete it.")
+    changes = config_lib.differences(saved, self.config)
+    if changes:
+      raise UserError(
+        f"{self.folder} belongs to another configuration ({'; '.join(changes)}); choose another "
+        "--workdir or delete that folder."
+      )
+
   def begin(self):
-    """Claims the folder, or raises UserError if it belongs to another configuration."""
+    """Claims the folder, or raises UserError as `check_folder`."""
+    self.check_folder()
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise UserError(
         f"The folder {self.folder} cannot be made ({error.strerror}); choose another --workdir."
       ) from error
-    path = self.folder / storage.CONFIG
-    if path.exists():
-      changes = config_lib.differences(storage.read_json(path), self.config)
-      if changes:
-        raise UserError(
-          f"{self.folder} belongs to another configuration ({'; '.join(changes)}); choose another "
-          "--workdir or delete that folder."
-        )
-    storage.write_json(path, self.config.to_dict())
+    storage.write_json(self.folder / storage.CONFIG, self.config.to_dict())
+
+  @property
+  def existing_folder(self) -> pathlib.Path:
+    """The folder, or the nearest above it that there is."""
+    return next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
 
   @property
   def layer(self) -> str:
@@ -115,6 +134,26 @@ class Run:
     """The size and kind of the inverter."""
     return inversion.network_of(self.config.to_dict())
 
+  def is_trained(self, model: str) -> bool:
+    """Whether one of the run's models has come to its end."""
+    return sessions.is_finished(self.folder, model, self.config[model].num_steps)
+
+  def check_batch_size(self, model: str, num_images: int):
+    """Raises UserError if a batch of `model` does not fit `num_images`, or not the devices."""
+    section = self.config[model]
+    placement.check_batch_size(
+      section.batch_size, num_images, f"{model}.batch_size", section.num_microbatches
+    )
+
+  def check_evidence(self, num_images: int, field: str):
+    """Raises UserError, naming `field`, if so many test images are too few for an interval."""
+    num_sources = len(np.unique(self.images("test").sources[:num_images]))
+    if num_sources < 2:
+      raise UserError(
+        f"{field}={num_images} leaves {num_sources} test image of its own, and an interval needs "
+        "two or more."
+      )
+
   def notes(self) -> dict[str, dict[str, Any]]:
     """What each finished stage noted, by name; see `machine.notes`."""
     return notes.read(self.folder)
@@ -142,9 +181,12 @@ class Run:
 
   def classifier_params(self) -> Any:
     """The averaged parameters at that step."""
+    return self.averaged("classifier", self.classifier_step(), self.classifier_shapes())
+
+  def classifier_shapes(self) -> Any:
+    """Shapes and types of its parameters; nothing is computed."""
     images = jax.ShapeDtypeStruct((1, *self.data.train.images_NHWC.shape[1:]), jnp.uint8)
-    like = jax.eval_shape(self.classifier().init, jax.random.key(0), images)["params"]
-    return self.averaged("classifier", self.classifier_step(), like)
+    return jax.eval_shape(self.classifier().init, jax.random.key(0), images)["params"]
 
   def averaged(self, model: str, step: int, like: Any) -> Any:
     """The averaged parameters of a model at a step, in the shapes of `like`.
@@ -160,14 +202,25 @@ class Run:
     """The source of h, before it is standardised; None for p(x)."""
     if not self.layer:
       return None
-    control = self.config.representation.control
     if self._is_file:
-      train = self._file_pairs()["train"]
-      return wrappers.controlled(train.features, control, train.image_shape)
-    image_shape = self.data.train.images_NHWC.shape[1:]
+      return self._controlled(self._file_pairs()["train"].features)
     layers_fn = functools.partial(self.classifier().apply, {"params": self.classifier_params()})
-    source = sources.Layer(layers_fn, self.layer, image_shape)
-    return wrappers.controlled(source, control, image_shape)
+    return self._controlled(self._layer(layers_fn))
+
+  @functools.cached_property
+  def h_shape(self) -> tuple[int, ...] | None:
+    """Of the h of one image, also before the classifier is trained; None for p(x)."""
+    if not self.has_classifier:
+      return self.features.shape if self.layer else None
+    layers_fn = functools.partial(self.classifier().init_with_output, jax.random.key(0))
+    return self._controlled(self._layer(lambda images: layers_fn(images)[0])).shape
+
+  def _layer(self, layers_fn):
+    return sources.Layer(layers_fn, self.layer, self.data.train.images_NHWC.shape[1:])
+
+  def _controlled(self, source):
+    image_shape = self.images("train").image_shape
+    return wrappers.controlled(source, self.config.representation.control, image_shape)
 
   def pairs(self, split: str) -> Pairs:
     """The images of "train", "validation" or "test", with the source of their h."""

@@ -295,6 +295,8 @@ def test_mistakes_on_the_command_line_end_in_a_sentence(tmp_path, capsys):
     ((run, "--ouput=x"), "unrecognized arguments: --ouput=x"),
     ((run, f"--output={run}"), "is the folder of a run; choose another --output."),
     ((run, f"--output={tmp_path / 'file' / 'x'}"), "cannot be written; choose another --output."),
+    ((run, f"--output={tmp_path / 'file'}"), "cannot be written; choose another --output."),
+    ((run, "--output=/proc/comparison"), "cannot be written; choose another --output."),
   ):
     assert run_compare(*arguments) == 2, arguments
     printed = capsys.readouterr().err

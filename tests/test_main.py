@@ -1,23 +1,30 @@
 """The program as a user meets it: whole runs of small experiments, and the mistakes one makes."""
 
 import concurrent.futures
+import functools
 import os
 import pathlib
+import shutil
 
 import archives
 import jax
 import numpy as np
 import pytest
-from run_examples import FILES, ROOT, command, get_config, run_stages, smaller
+from run_examples import FILES, ROOT, command, edited, get_config, run_stages, smaller
 
-from inversion_jax import main
+from inversion_jax import inversion, main
+from inversion_jax.fitting import sessions
 from inversion_jax.machine import processes, storage
+from inversion_jax.machine.checkpoints import Checkpoints
 from inversion_jax.machine.errors import UserError
+from inversion_jax.runs import Run
 
 PARALLEL = (
   f"--config={ROOT}/configs/digits_fc3.py:smoke",
   "--config.inverter.network.num_scales=1",
   "--config.inverter.network.num_filters=4",
+  "--config.inverter.num_steps=20",
+  "--config.inverter.validate_every=20",
 )
 
 
@@ -43,10 +50,23 @@ def by_one_device(data_dir, tmp_path_factory):
   return folder
 
 
-def assert_like_one_device(folder, by_one_device, devices):
-  assert storage.read_json(folder / "summary.json")["devices"].startswith(f"{devices} x")
+def training_state(folder, data_dir, step=20):
+  """The whole state of the inverter, on the one device of this process."""
+  run = Run(edited(Run.load(folder).config, data__dir=str(data_dir)), folder)
+  subject = inversion.subject(
+    *(run.pairs(split) for split in ("train", "validation")), run.network(), observed=run.observed
+  )
+  shape = sessions.state_shape(subject, run.recipe("inverter"))
+  with Checkpoints(folder / "inverter", "min") as checkpoints:
+    return checkpoints.restore(step, shape)
+
+
+def assert_like_one_device(folder, by_one_device, data_dir):
+  assert storage.read_json(folder / "summary.json")["devices"].startswith("8 x")
   nats = [storage.read_npz(of / "nats.npz")["nats"] for of in (folder, by_one_device)]
-  np.testing.assert_allclose(*nats, rtol=1e-4)
+  np.testing.assert_allclose(*nats, atol=1e-3)
+  states = [training_state(of, data_dir) for of in (folder, by_one_device)]
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *states)
   # A parameter that differs by rounding can change a level, and with it what comes after.
   samples = [storage.read_npz(of / "samples.npz")["sample"] for of in (folder, by_one_device)]
   assert (samples[0] == samples[1]).mean() > 0.8
@@ -57,10 +77,26 @@ def test_eight_devices_give_the_numbers_of_one(by_one_device, data_dir, tmp_path
   arguments = (*PARALLEL, stage_names, f"--workdir={folder}")
   done = command(*arguments, data_dir=data_dir, devices=8)
   assert done.returncode == 0, done.stderr
-  assert_like_one_device(folder, by_one_device, 8)
+  assert_like_one_device(folder, by_one_device, data_dir)
 
 
-def test_two_processes_give_the_numbers_of_one(by_one_device, data_dir, tmp_path):
+def test_eight_devices_go_on_from_the_checkpoint_of_one(by_one_device, data_dir, tmp_path):
+  folder = tmp_path / "run"
+  shutil.copytree(by_one_device, folder)
+  more = ("--config.inverter.num_steps=21", "--stages=inverter", f"--workdir={folder}")
+  done = command(*PARALLEL, *more, data_dir=data_dir, devices=8)
+  assert done.returncode == 0, done.stderr
+  assert "inverter: goes on from step 20" in done.stderr
+  before, after = training_state(by_one_device, data_dir), training_state(folder, data_dir, 21)
+  assert int(after.step) == 21
+  most = max(
+    jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), before.params, after.params))
+  )
+  # One step of Adam moves nothing by more than a few times the rate, 3e-3 before it has decayed.
+  assert 0 < most < 0.01
+
+
+def test_two_processes_of_four_devices_give_the_numbers_of_one(by_one_device, data_dir, tmp_path):
   """As two tasks of a Slurm job, which JAX knows by these variables."""
   folder, stage_names = tmp_path / "run", "--stages=classifier,inverter,evaluate,sample,gan,report"
   arguments = ("--distributed", *PARALLEL, "--config.gan.network.num_scales=1", stage_names)
@@ -73,12 +109,13 @@ def test_two_processes_give_the_numbers_of_one(by_one_device, data_dir, tmp_path
 
   def task(number):
     own = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
-    return command(*arguments, f"--workdir={folder}", data_dir=data_dir, variables=job | own)
+    where = {"data_dir": data_dir, "devices": 4, "variables": job | own}
+    return command(*arguments, f"--workdir={folder}", **where)
 
   with concurrent.futures.ThreadPoolExecutor() as pool:
     first, second = pool.map(task, range(2))
   assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-  assert_like_one_device(folder, by_one_device, 2)
+  assert_like_one_device(folder, by_one_device, data_dir)
   # The first speaks for both, and writes each line once.
   assert f"The report is {folder / 'report.html'}" in first.stdout
   assert "inverter step" in first.stderr
@@ -116,30 +153,6 @@ def test_svhn_runs_from_its_archives_to_its_report(tmp_path):
   summary = storage.read_json(folder / "summary.json")
   assert (summary["image_shape"], summary["num_test_images"]) == ([32, 32, 3], 20)
   assert summary["dtype"] == "bfloat16"
-
-
-@pytest.mark.parametrize(
-  ("arguments", "words"),
-  [
-    ([], "--config is missing"),
-    (["--config=configs/nothing.py"], "configs/nothing.py"),
-    (
-      ["--config=configs/digits_fc3.py:tiny"],
-      "has no variant 'tiny'; leave it out",
-    ),
-    (["--config=configs/digits_fc3.py", "--config.inverter.num_step=3"], "num_step"),
-    (["--config=configs/digits_fc3.py", "--config.inverter.num_steps=many"], "many"),
-    (["--config=configs/digits_fc3.py", "--stages=train"], "--stages knows classifier"),
-    (["--config=configs/digits_fc3.py", "--wordkir=x"], "wordkir"),
-    (["--config=configs/digits_fc3.py", "classifier"], "'classifier' is not a flag"),
-  ],
-)
-def test_a_mistake_on_the_command_line_is_one_sentence(arguments, words, tmp_path):
-  done = command(*arguments, f"--workdir={tmp_path}/run")
-  assert done.returncode == 2, done.stderr
-  assert words in done.stderr
-  assert "Traceback" not in done.stderr
-  assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_a_full_disk_is_one_sentence_and_a_bug_keeps_its_traceback(monkeypatch, capsys):

@@ -11,7 +11,7 @@ from inversion_jax.config.saved import (
   leaves,
   restored,
 )
-from inversion_jax.config.validity import check
+from inversion_jax.config.validity import check, inverter_field, named
 
 __all__ = [
   "BEST_STEP",
@@ -26,8 +26,10 @@ __all__ = [
   "differences",
   "finish",
   "for_layer",
+  "inverter_field",
   "is_file",
   "leaves",
+  "named",
   "preset",
   "restored",
 ]

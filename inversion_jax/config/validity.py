@@ -12,7 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from inversion_jax import inversion
-from inversion_jax.config.defaults import BEST_STEP, NO_LAYER, STORED_LAYER, is_file
+from inversion_jax.config.defaults import BEST_STEP, NO_LAYER, STORED_LAYER, default, is_file
+from inversion_jax.config.saved import leaves
 from inversion_jax.data import loading
 from inversion_jax.features import classifiers, noise, wrappers
 from inversion_jax.fitting.training import Recipe
@@ -48,14 +49,12 @@ LIMITS: dict[Limit, tuple[str, ...]] = {
   ),
   FRACTION: ("classifier.network.dropout_rate",),
   NOT_NEGATIVE: (
-    "seed",
     "data.num_train",
     "data.num_validation",
     "data.num_test",
     "classifier.num_train",
     "classifier.snapshot_steps",
     "representation.sigma",
-    "representation.bits",
     "gan.adversarial_weight",
     "gan.conditional_weight",
     "gan.entropy_weights",
@@ -67,37 +66,135 @@ LIMITS: dict[Limit, tuple[str, ...]] = {
 }
 
 
-def check(config: ConfigDict) -> ConfigDict:
-  """Returns `config`, or raises UserError naming the field. Runs after command-line overrides."""
+# What the tuples hold, and how many of it where that is not free.
+ELEMENTS: dict[str, tuple[type, int | None]] = {
+  "layers": (str, None),
+  "classifier.snapshot_steps": (int, None),
+  "classifier.network.num_filters": (int, classifiers.NUM_CONV_LAYERS),
+  "classifier.network.pool_sizes": (int, classifiers.NUM_CONV_LAYERS),
+  "gan.entropy_weights": (float, None),
+  "brackets.sigmas": (float, None),
+  "brackets.bits": (int, None),
+}
+WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "True or False"}
+
+
+def check(config: Any) -> ConfigDict:
+  """Returns `config`, or raises UserError naming the field. Runs after command-line overrides.
+
+  Args:
+    config: what a file of configurations returned.
+  """
+  _check_types(config)
   _check_layers(config)
+  limits.check_number("seed", config.seed, limits.SEED)
   for limit, fields in LIMITS.items():
     for field in fields:
       limits.check_number(field, _value(config, field), limit)
-  with _named(_inverter_field):
+  with named(inverter_field):
     inversion.network_of(config.to_dict())
   names = {field.name for field in dataclasses.fields(Recipe)}
   for model in MODELS:
-    with _named(f"{model}.{{}}".format):
+    with named(f"{model}.{{}}".format):
       Recipe(**{name: config[model][name] for name in names})
+  limits.check_one_of(
+    "classifier.network.padding", config.classifier.network.padding, classifiers.PADDINGS
+  )
   limits.check_one_of("representation.control", config.representation.control, wrappers.CONTROLS)
-  noise.make(config.representation.sigma, config.representation.bits)
+  limits.check_number(
+    "representation.bits", config.representation.bits, limits.within(0, noise.MAX_BITS)
+  )
+  with named("representation.{}".format):
+    noise.make(config.representation.sigma, config.representation.bits)
   for bits in config.brackets.bits:
     limits.check_one_of("brackets.bits", bits, range(1, noise.MAX_BITS + 1))
   limits.check_one_of("sample.sampler", config.sample.sampler, sampling.SAMPLERS)
-  if config.representation.step not in (BEST_STEP, *config.classifier.snapshot_steps):
-    raise UserError(
-      f"representation.step={config.representation.step} is not kept; use -1 for the best step or "
-      f"one of classifier.snapshot_steps={tuple(config.classifier.snapshot_steps)}."
-    )
+  _check_step(config)
+  if config.inverter.start_reader_from_decoder:
+    _check_decoder(config)
   return config
+
+
+def _check_types(config):
+  if not isinstance(config, ConfigDict):
+    raise UserError(
+      f"get_config of the --config file returns {type(config).__name__}; let it return a "
+      "configuration, as the files in configs/ do."
+    )
+  expected, given = dict(leaves(default())), dict(leaves(config))
+  for field in sorted(expected.keys() ^ given.keys()):
+    has = "lacks the field" if field in expected else "has the unknown field"
+    raise UserError(f"The configuration {has} {field}; begin it from config.default().")
+  for field, default_value in expected.items():
+    if field in ELEMENTS:
+      _check_tuple(field, given[field])
+    else:
+      _check_type(field, given[field], type(default_value))
+
+
+def _check_type(field, value, kind):
+  # What is whole is a number as well; a truth value is neither.
+  is_right = type(value) is kind or (kind is float and type(value) is int)
+  if not is_right:
+    raise UserError(f"{field}={value!r} must be {WORDS[kind]}.")
+
+
+def _check_tuple(field, values):
+  kind, length = ELEMENTS[field]
+  if not isinstance(values, tuple):
+    raise UserError(f"{field}={values!r} must be a tuple, such as ({values!r},).")
+  for value in values:
+    _check_type(field, value, kind)
+  if length is not None and len(values) != length:
+    raise UserError(f"{field}={values} must have {length} values, one for each convolution.")
+
+
+def _check_step(config):
+  step, section = config.representation.step, config.classifier
+  if step not in (BEST_STEP, *section.snapshot_steps):
+    raise UserError(
+      f"representation.step={step} is not kept; use -1 for the best step or one of "
+      f"classifier.snapshot_steps={tuple(section.snapshot_steps)}."
+    )
+  if step > section.num_steps:
+    raise UserError(
+      f"representation.step={step} is beyond classifier.num_steps={section.num_steps}; train for "
+      "that long, or choose an earlier one."
+    )
+
+
+def _check_decoder(config):
+  """The reader begins with the decoder's parts, so both must have the same."""
+  network, decoder = config.inverter.network, config.decoder.network
+  parts = {
+    "residual": True,
+    "num_filters": network.reader_filters,
+    "num_blocks": network.reader_blocks,
+    "num_scales": network.num_scales,
+    "num_units": network.reader_units,
+  }
+  for name, value in parts.items():
+    if decoder[name] != value:
+      raise UserError(
+        f"decoder.network.{name}={decoder[name]} must be {value}, as the reader's, for "
+        "inverter.start_reader_from_decoder."
+      )
+  has_layer = config.representation.layer or config.layers
+  if not has_layer or network.context != "decoder":
+    raise UserError(
+      "inverter.start_reader_from_decoder needs a layer and inverter.network.context=decoder."
+    )
 
 
 def _check_layers(config):
   kind, name = config.classifier.network.kind, config.data.name
   limits.check_one_of("classifier.network.kind", kind, classifiers.LAYERS_OF_KIND)
   layers = (STORED_LAYER,) if is_file(name) else classifiers.LAYERS_OF_KIND[kind]
-  for layer in (config.representation.layer, *config.layers):
-    limits.check_one_of("representation.layer", layer, (NO_LAYER, *layers))
+  limits.check_one_of("representation.layer", config.representation.layer, (NO_LAYER, *layers))
+  for place, layer in enumerate(config.layers):
+    limits.check_one_of("layers", layer, layers)
+    if layer in config.layers[:place]:
+      raise UserError(f"layers={config.layers} has {layer} twice; name each layer once.")
   if not is_file(name):
     limits.check_one_of("data.name", name, loading.names())
 
@@ -109,7 +206,7 @@ def _value(config: ConfigDict, field: str) -> Any:
 
 
 @contextlib.contextmanager
-def _named(field_of: Callable[[str], str]) -> Iterator[None]:
+def named(field_of: Callable[[str], str]) -> Iterator[None]:
   """Gives the field that a record's sentence begins with its name in the configuration."""
   try:
     yield
@@ -118,7 +215,8 @@ def _named(field_of: Callable[[str], str]) -> Iterator[None]:
     raise UserError(f"{field_of(name)}={rest}") from error
 
 
-def _inverter_field(name):
+def inverter_field(name: str) -> str:
+  """What the configuration calls a field of `inversion.Network`."""
   if name == "dtype":
     return name
   if name == "filter_multiple":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-import PIL
+import PIL.Image
 import tensorflow_datasets as tfds
 
 from inversion_jax.data import datasets
@@ -19,6 +19,12 @@ MAX_HELD_OUT = 5000
 HELD_OUT_FRACTION = 10
 
 CHUNK = 1000
+
+# What TFDS, ArrayRecord, Pillow and NumPy raise of damaged files, which have no common class.
+DAMAGE = (
+  *(RuntimeError, ValueError, OSError, KeyError, IndexError, SyntaxError, MemoryError),
+  PIL.Image.DecompressionBombError,
+)
 
 
 def load(
@@ -102,16 +108,17 @@ def split_rows(sizes: Mapping[str, int]) -> dict[str, tuple[str, range]]:
 
 def _read(builder, official, rows):
   """The `rows` of a prepared split as a `Split`; nothing else is decoded."""
-  images_NHWC = np.empty((len(rows), *builder.info.features["image"].shape), np.uint8)
-  labels_N, index_N, source_N = np.empty((3, len(rows)), np.int64)
+  shape_HWC = builder.info.features["image"].shape
   try:
+    images_NHWC = np.empty((len(rows), *shape_HWC), np.uint8)
+    labels_N, index_N, source_N = np.empty((3, len(rows)), np.int64)
     # TFDS would decode with OpenCV, and complain where it is not installed.
     source = builder.as_data_source(official, decoders={"image": tfds.decode.SkipDecoding()})
     with track(f"reading {builder.name} {official}", len(rows), unit="image") as shown:
       for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
         for n, example in enumerate(source.__getitems__(list(chunk)), start):
-          images_NHWC[n] = archives.decode_png(example["image"])
+          images_NHWC[n] = archives.decode_png(example["image"], shape_HWC)
           labels_N[n] = example["label"]
           index_N[n] = example.get("index", rows[n])
           source_N[n] = example.get("source", index_N[n])
@@ -121,8 +128,14 @@ def _read(builder, official, rows):
       f"{builder.data_dir} holds another format than {datasets.FORMAT}, which needs TensorFlow; "
       "move it away or set config.data.dir to another folder."
     ) from None
-  except (RuntimeError, PIL.UnidentifiedImageError) as error:
+  except DAMAGE as error:
     raise UserError(
       f"{builder.data_dir} is damaged ({error}); delete that folder and run again."
     ) from error
+  num_classes = builder.info.features["label"].num_classes
+  if not ((labels_N >= 0) & (labels_N < num_classes)).all():
+    raise UserError(
+      f"{builder.data_dir} has labels that are none of {num_classes} classes; delete that folder "
+      "and run again."
+    )
   return Split(images_NHWC, labels_N, index_N, source_N)

@@ -15,6 +15,10 @@ LAYERS_OF_KIND = {
 }
 
 
+PADDINGS = ("VALID", "SAME")
+NUM_CONV_LAYERS = 2
+
+
 class Classifier(nn.Module):
   """Two layers, a fully connected one (fc3), and the logits.
 
@@ -27,7 +31,7 @@ class Classifier(nn.Module):
     num_classes: of the data set.
     num_levels: of a sub-pixel; images enter as levels / (num_levels - 1).
     num_filters: of conv1 and conv2.
-    kernel_size, padding: of both convolutions.
+    kernel_size, padding: of both convolutions; one of `PADDINGS`.
     pool_sizes: of the pooling after conv1 and conv2; 1 is none.
     num_dense_units: of each dense layer of kind "dense".
     num_units: of fc3.
@@ -84,6 +88,21 @@ class Classifier(nn.Module):
     x = finish("fc3", nn.relu(nn.Dense(self.num_units, name="fc3")(x)))
     layers["logits"] = nn.Dense(self.num_classes, name="logits")(x)
     return layers
+
+  def check_images(self, image_shape: Sequence[int]):
+    """Raises UserError if nothing is left of images of this shape after a layer."""
+    if self.kind == "dense":
+      return
+    lost = self.kernel_size - 1 if self.padding == "VALID" else 0
+    sizes = image_shape[:2]
+    for name, pool in zip(("conv1", "conv2"), self.pool_sizes, strict=True):
+      before, sizes = sizes, [(size - lost) // pool for size in sizes]
+      if min(sizes) < 1 or min(before) < self.kernel_size:
+        raise UserError(
+          f"classifier.network.kernel_size={self.kernel_size} with padding {self.padding} and "
+          f"pool_sizes {tuple(self.pool_sizes)} leave nothing of {before[0]}x{before[1]} in "
+          f"{name}; choose smaller ones."
+        )
 
   def _conv_layer(self, x, name, features, pool):
     kernel = (self.kernel_size, self.kernel_size)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import pathlib
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Set
 from typing import Any
 
@@ -22,6 +24,9 @@ HELD_OUT_FRACTION, MAX_HELD_OUT = 10, 5_000
 MAX_COUNTED_LEVELS = 128
 NO_LABEL = -1
 ARCHIVE = ".npz"
+# What NumPy, zipfile and zlib raise of a file that is none of theirs, or damaged, or too large.
+DAMAGE = (ValueError, EOFError, OSError, RuntimeError, KeyError, SyntaxError, MemoryError)
+DAMAGE += (zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 # What an archive may hold beside `x`.
 _PARTS = ("h", "labels", "sources", "num_levels")
 
@@ -184,7 +189,7 @@ def _of_archive(path, h, num_levels, labels, sources, name):
     given = {"h": h, "labels": labels, "sources": sources, "num_levels": num_levels}
     try:
       found = {part: archive[part] for part in ("x", *_PARTS) if part in archive.files}
-    except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
+    except DAMAGE as error:
       raise UserError(f"{path} is damaged or holds Python objects ({error}).") from error
   if "num_levels" in found:
     found["num_levels"] = _scalar(found["num_levels"], path)
@@ -231,7 +236,7 @@ def _loaded(path, name):
     return np.load(path, mmap_mode="r", allow_pickle=False)
   except FileNotFoundError:
     raise UserError(f"{name}: the file {path} does not exist.") from None
-  except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+  except DAMAGE as error:
     raise UserError(
       f"{name}: {path} is not a NumPy file of numbers ({error}); pickles are not read."
     ) from error

@@ -26,6 +26,8 @@ POSITIVE = ("batch_size", "num_microbatches", "num_steps", "learning_rate")
 POSITIVE += ("log_every", "validate_every")
 NOT_NEGATIVE = ("patience", "warmup_steps", "clip_norm", "weight_decay")
 ALGORITHMS = ("adam", "muon")
+# Steps are counted in 32 bits.
+STEPS = limits.within(1, 2**31 - 1)
 # Muon scales its updates to the size of Adam's, whatever the shape: both go with one rate.
 # Source: Liu et al. (2025), "Muon is scalable for LLM training", section 2.2.
 MUON_RMS = 0.2
@@ -95,6 +97,12 @@ class Recipe:
     limits.check_fields(self, NOT_NEGATIVE, limits.NOT_NEGATIVE)
     limits.check_one_of("decay", self.decay, DECAYS)
     limits.check_one_of("algorithm", self.algorithm, ALGORITHMS)
+    limits.check_number("num_steps", self.num_steps, STEPS)
+    if self.batch_size % self.num_microbatches:
+      raise UserError(
+        f"num_microbatches={self.num_microbatches} does not divide batch_size={self.batch_size}; "
+        "choose one that does."
+      )
 
   def rate_at(self, step):
     """The learning rate of step `step` (an integer or an array)."""

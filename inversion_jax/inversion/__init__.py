@@ -31,6 +31,7 @@ from inversion_jax.inversion.networks import (
   Cost,
   Network,
   cost,
+  param_shapes,
   shapes_of,
   suited,
 )
@@ -59,6 +60,7 @@ __all__ = [
   "load",
   "mapped_rows",
   "network_of",
+  "param_shapes",
   "restored",
   "saved_standardiser",
   "shapes_of",

@@ -197,10 +197,11 @@ def fit(
     UserError: in one sentence, what is wrong with the data, the folder or the settings.
   """
   _check_kind("fit", train, Pairs, "pairs(x, h)")
-  limits.check_integer("seed", seed, limits.NOT_NEGATIVE)
+  limits.check_integer("seed", seed, limits.SEED)
   if start_from is not None:
     _check_start(start_from, train)
   network, recipe = _settings(train, network, recipe, num_steps)
+  network.check_images(train.image_shape)
   train, validation = train.held_out() if validation is None else (train, validation)
   _check_validation(train, validation)
   if len(train) < recipe.batch_size:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from inversion_jax.fitting import costs
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.machine import limits
-from inversion_jax.models import contexts, likelihoods, pixelcnn
+from inversion_jax.models import contexts, likelihoods, pixelcnn, upward
 from inversion_jax.models.inverters import Inverter
 
 DTYPES = ("float32", "bfloat16")
@@ -18,6 +18,8 @@ DTYPES = ("float32", "bfloat16")
 COUNTS = ("num_filters", "num_blocks", "num_scales", "num_components", "filter_multiple")
 COUNTS += ("reader_filters", "reader_blocks", "reader_units")
 RATES = ("dropout_rate", "context_dropout_rate", "reader_dropout_rate")
+# Of the scales, in images from -1 to 1: beyond these a pixel is one level, or all are equal.
+LOG_SCALES = limits.within(-20.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +64,16 @@ class Network:
     limits.check_fields(self, COUNTS, limits.ABOVE_ZERO)
     limits.check_fields(self, ("reader_places",), limits.NOT_NEGATIVE)
     limits.check_fields(self, RATES, limits.FRACTION)
-    limits.check_number("min_log_scale", self.min_log_scale, limits.FINITE)
+    limits.check_number("min_log_scale", self.min_log_scale, LOG_SCALES)
     limits.check_one_of("context", self.context, contexts.MODES)
     limits.check_one_of("resize_method", self.resize_method, contexts.RESIZE_METHODS)
     limits.check_one_of("remat", self.remat, pixelcnn.REMATS)
     limits.check_one_of("likelihood", self.likelihood, likelihoods.NAMES)
     limits.check_one_of("dtype", self.dtype, DTYPES)
+
+  def check_images(self, image_shape: Sequence[int]):
+    """Raises UserError, beginning with the field, if images of this shape are too small for it."""
+    upward.check_num_scales(self.num_scales, self.num_scales - 1, image_shape)
 
   def inverter(self, num_levels: int, num_colours: int) -> Inverter:
     """The Flax module for images of so many levels and colours."""

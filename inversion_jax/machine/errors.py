@@ -42,7 +42,10 @@ def as_sentences(output: pathlib.Path, option: str) -> Iterator[None]:
   except OSError as error:
     if error.errno in _NO_SPACE:
       exit_with(f"No space is left for {error.filename or output}; what was saved is kept.")
-    if error.errno in _NOT_WRITABLE:
+    path = pathlib.Path(error.filename or "")
+    # What /proc and the like say of a folder that cannot be made in them.
+    is_absent = error.errno == errno.ENOENT and output in (path, *path.parents)
+    if error.errno in _NOT_WRITABLE or is_absent:
       exit_with(f"{error.filename or output} cannot be written; choose another {option}.")
     raise
 

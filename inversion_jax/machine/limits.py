@@ -17,8 +17,16 @@ class Limit(NamedTuple):
 
 ABOVE_ZERO = Limit(lambda number: number > 0, "must be above zero")
 NOT_NEGATIVE = Limit(lambda number: number >= 0, "must not be below zero")
-FINITE = Limit(lambda number: True, "must be finite")
 FRACTION = Limit(lambda number: 0 <= number < 1, "must be at least 0 and below 1")
+
+
+def within(low: float | int, high: float | int) -> Limit:
+  """The condition of lying between two numbers, or on one of them."""
+  return Limit(lambda number: low <= number <= high, f"must be from {low} to {high}")
+
+
+# JAX makes its keys from 32 bits.
+SEED = within(0, 2**32 - 1)
 
 
 def check_number(name: str, value: Any, limit: Limit):
@@ -27,8 +35,15 @@ def check_number(name: str, value: Any, limit: Limit):
   for number in numbers:
     if isinstance(number, bool) or not isinstance(number, numbers_abc.Real):
       raise UserError(f"{name}={value!r} must be a number, not {type(number).__name__}.")
-  if not all(math.isfinite(number) and limit.holds(number) for number in numbers):
+  if not all(_is_finite(number) for number in numbers):
+    raise UserError(f"{name}={value} must be finite.")
+  if not all(limit.holds(number) for number in numbers):
     raise UserError(f"{name}={value} {limit.words}.")
+
+
+def _is_finite(number):
+  # A Python integer can be too large to be looked at as a float.
+  return isinstance(number, int) or math.isfinite(number)
 
 
 def check_integer(name: str, value: Any, limit: Limit):

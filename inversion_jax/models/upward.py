@@ -54,6 +54,22 @@ def halvings(size: tuple[int, int], num_scales: int) -> list[tuple[int, int]]:
   return sizes
 
 
+def check_num_scales(num_scales: int, num_halvings: int, size: Sequence[int]):
+  """Raises UserError if an image of `size` (rows, columns, ...) would be halved as one pixel.
+
+  Args:
+    num_scales: the field that is named.
+    num_halvings: what it means: how often an image is halved.
+    size: of the image.
+  """
+  most = (max(size[:2]) - 1).bit_length()
+  if num_halvings > most:
+    raise UserError(
+      f"num_scales={num_scales} halves images of {size[0]}x{size[1]} beyond one pixel; choose at "
+      f"most {most + num_scales - num_halvings}."
+    )
+
+
 def features(
   z: Float[Array, "B *map Z"], sizes: Sequence[tuple[int, int]], parts: Parts
 ) -> list[Float[Array, "B _ _ F"]]:

@@ -102,10 +102,8 @@ def _succeeds(planned: plans.Planned, workdir: pathlib.Path) -> bool:
     config.inverter.start_from = str(workdir / config.inverter.start_from)
   try:
     run = Run(config_lib.check(config), workdir / planned.folder)
-    run.begin()
-    for stage in planned.stages:
-      say("%s: %s", run.folder, stage)
-      stages.STAGES[stage](run)
+    stages.start([run], planned.stages)
+    stages.go_through(run, planned.stages)
   except UserError as error:
     warn("%s failed: %s", planned.folder, error)
     return False

@@ -32,15 +32,16 @@ NOT_THE_MODEL = (
   "brackets.*",
 )
 
-_REQUIRED = (
-  "dataset",
-  "layer",
-  "num_levels",
-  "image_shape",
-  "nce_nats",
-  "nce_nats_standard_error",
-  "bits_per_dim",
-)
+# Fields of a summary, and what they are.
+_REQUIRED = {
+  "dataset": str,
+  "layer": str,
+  "num_levels": int,
+  "image_shape": list,
+  "nce_nats": int | float,
+  "nce_nats_standard_error": int | float,
+  "bits_per_dim": int | float,
+}
 
 
 class RunFiles(NamedTuple):
@@ -162,8 +163,8 @@ def read_run(run_dir: pathlib.Path) -> RunFiles:
   checks_path = run_dir / storage.CHECKS
   run = RunFiles(
     folder=run_dir,
-    config=storage.read_json(run_dir / storage.CONFIG),
-    summary=storage.read_json(run_dir / storage.SUMMARY),
+    config=_record(run_dir / storage.CONFIG),
+    summary=_record(run_dir / storage.SUMMARY),
     nats=storage.read_npz(run_dir / storage.NATS),
     samples=storage.read_npz(samples_path) if samples_path.exists() else {},
     metrics=storage.read_metrics(run_dir / storage.METRICS),
@@ -174,7 +175,34 @@ def read_run(run_dir: pathlib.Path) -> RunFiles:
   return run
 
 
+def _record(path: pathlib.Path) -> dict[str, Any]:
+  """A JSON file that holds an object, and nothing else."""
+  record = storage.read_json(path)
+  if not isinstance(record, dict):
+    raise UserError(f"{path} holds no object; delete it and run its stage again.")
+  return record
+
+
+def _check_types(run: RunFiles):
+  """What other programs may have written: arrays of one number an image, and words and numbers."""
+  for name, array in run.nats.items():
+    kinds = "f" if name.endswith("nats") else "iu"
+    if array.ndim != 1 or array.dtype.kind not in kinds:
+      raise UserError(
+        f"{run.folder / storage.NATS} holds {name} as {array.dtype} of shape {array.shape}, not "
+        "one number an image; run the evaluate stage again."
+      )
+  for name, kind in _REQUIRED.items():
+    value = run.summary.get(name)
+    if name in run.summary and (isinstance(value, bool) or not isinstance(value, kind)):
+      raise UserError(
+        f"{run.folder / storage.SUMMARY} has {name}={value!r}, which cannot be; run the evaluate "
+        "stage again."
+      )
+
+
 def _check(run: RunFiles):
+  _check_types(run)
   lengths = {name: len(run.nats.get(name, ())) for name in ("index", "label", "nats")}
   if len(set(lengths.values())) > 1:
     raise UserError(

@@ -1,14 +1,17 @@
 """The stages of one run; each reads and writes the run's folder alone, and skips what is done."""
 
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from ml_collections import ConfigDict
 
 from inversion_jax import report
 from inversion_jax.machine import workers
 from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
-from inversion_jax.stages import brackets, checks, gan, neighbours
+from inversion_jax.stages import brackets, checks, gan, neighbours, starting
 from inversion_jax.stages.basic import CLASSIFIER, DECODER, EVALUATE, INVERTER, SAMPLE
-from inversion_jax.stages.records import Stage, only_with_encoder
+from inversion_jax.stages.records import Stage
 
 _RECORDS = (
   CLASSIFIER,
@@ -17,24 +20,48 @@ _RECORDS = (
   EVALUATE,
   SAMPLE,
   # Always anew, since it costs seconds.
-  Stage("report", lambda run: report.write_run_report(run.folder)),
-  Stage("checks", checks.act, needs=("evaluate",), check=checks.check),
-  Stage("brackets", brackets.act, check=brackets.check),
+  Stage(
+    "report",
+    lambda run: report.write_run_report(run.folder),
+    needs=lambda run: (EVALUATE,),
+  ),
+  Stage("checks", checks.act, needs=lambda run: (EVALUATE,), check=checks.check),
+  Stage("brackets", brackets.act, needs=lambda run: (CLASSIFIER,), check=brackets.check),
   Stage(
     "neighbours",
     neighbours.act,
-    needs=("inverter",),
-    check=only_with_encoder("neighbours"),
+    needs=lambda run: (INVERTER,),
+    check=neighbours.check,
     made_for=neighbours.made_for,
     files=neighbours.FILES,
   ),
-  Stage("gan", gan.act, needs=("sample",), check=gan.check, made_for=gan.made_for, files=gan.FILES),
+  Stage(
+    gan.NAME,
+    gan.act,
+    needs=lambda run: (SAMPLE,),
+    check=gan.check,
+    made_for=gan.made_for,
+    files=gan.FILES,
+  ),
 )
-STAGES = {stage.name: stage for stage in _RECORDS}
+STAGES: dict[str, Stage] = {stage.name: stage for stage in _RECORDS}
 # Only for those who ask: checks and brackets train six or seven further inverters, the neighbours
 # take thousands of samples, and the GANs are a comparison.
 FURTHER = ("checks", "brackets", "neighbours", "gan")
 DEFAULT = tuple(name for name in STAGES if name not in FURTHER)
+
+
+def start(runs: Sequence[Run], names: Iterable[str]):
+  """Claims the folders of runs that will go through the stages of these names.
+
+  Raises:
+    UserError: what can be known to go wrong would; nothing is written then.
+  """
+  for run in runs:
+    run.check_folder()
+  starting.check(runs, [STAGES[name] for name in names])
+  for run in runs:
+    run.begin()
 
 
 def go_through(run: Run, names: Sequence[str]):
@@ -60,6 +87,9 @@ def go_through_all(runs: Sequence[Run], names: Sequence[str], num_jobs: int = 0)
   if CLASSIFIER.name in names:
     # The others find it beside them.
     go_through(runs[0], [CLASSIFIER.name])
-  workers.side_by_side(
-    go_through, [(run, names) for run in runs], [run.folder.name for run in runs], num
-  )
+  tasks = [(run.config, run.folder, names) for run in runs]
+  workers.side_by_side(_go_through_folder, tasks, [run.folder.name for run in runs], num)
+
+
+def _go_through_folder(config: ConfigDict, folder: pathlib.Path, names: Sequence[str]):
+  go_through(Run(config, folder), names)

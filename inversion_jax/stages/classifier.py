@@ -17,9 +17,17 @@ from inversion_jax.runs import Run
 NAME = "classifier"
 
 
+def check(run: Run):
+  """Raises UserError if the images are too few or too small for it."""
+  images, section = run.images("train"), run.config.classifier
+  num_images = min(section.num_train or len(images), len(images))
+  run.check_batch_size(NAME, num_images)
+  run.classifier().check_images(images.image_shape)
+
+
 def train(run: Run):
   """Trains the classifier, or copies the finished one of a run beside or above this one."""
-  if sessions.is_finished(run.folder, NAME, run.config.classifier.num_steps):
+  if run.is_trained(NAME):
     return
   if share(run):
     say("classifier: copied from %s", run.notes()[NAME]["copied_from"])

@@ -8,20 +8,29 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from inversion_jax import config as config_lib
 from inversion_jax import inversion
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import scoring, sessions
 from inversion_jax.machine import placement
-from inversion_jax.models import decoders
+from inversion_jax.models import decoders, upward
 from inversion_jax.models.decoders import Decoder
 from inversion_jax.runs import Run
 
 NAME = "decoder"
 
 
+def check(run: Run):
+  """Raises UserError if the images are too few or too small for it."""
+  images, num_scales = run.images("train"), run.config.decoder.network.num_scales
+  run.check_batch_size(NAME, len(images))
+  with config_lib.named("decoder.network.{}".format):
+    upward.check_num_scales(num_scales, num_scales - 1, images.image_shape)
+
+
 def train(run: Run):
   """Trains the image of least expected squared error given h."""
-  if sessions.is_finished(run.folder, NAME, run.config.decoder.num_steps):
+  if run.is_trained(NAME):
     return
   run.fit_statistics()
   sessions.train(subject(run), run.recipe(NAME), seed=run.config.seed, folder=run.folder)
@@ -65,11 +74,15 @@ def subject(run: Run) -> sessions.Subject:
 
 def params_at(run: Run, step: int) -> Any:
   """Its averaged parameters at a step."""
+  return run.averaged(NAME, step, param_shapes(run))
+
+
+def param_shapes(run: Run) -> Any:
+  """Shapes and types of its parameters; nothing is computed."""
   image_shape = run.images("train").image_shape
-  _, z = inversion.shapes_of(1, image_shape, run.features.shape)
+  _, z = inversion.shapes_of(1, image_shape, run.h_shape)
   init = functools.partial(module(run).init, size=image_shape[:2])
-  like = jax.eval_shape(init, jax.random.key(0), z)["params"]
-  return run.averaged(NAME, step, like)
+  return jax.eval_shape(init, jax.random.key(0), z)["params"]
 
 
 def scorer(run: Run) -> Callable[[Any, Pairs], np.ndarray]:

@@ -21,6 +21,11 @@ def made_for(run: Run) -> dict:
   }
 
 
+def check(run: Run):
+  """Raises UserError if the test images are too few for an interval."""
+  run.check_evidence(len(run.images("test")), "data.num_test")
+
+
 def act(run: Run):
   """Writes the nats of every test image, under the averaged and the live parameters.
 

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from inversion_jax import config as config_lib
 from inversion_jax import information, inversion, report
 from inversion_jax.fitting import scoring, sessions, training
 from inversion_jax.information import diversity, neighbours
 from inversion_jax.machine import placement, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
-from inversion_jax.models import gans, sampling
+from inversion_jax.models import gans, sampling, upward
 from inversion_jax.models.gans import Gan
 from inversion_jax.runs import Run
 from inversion_jax.stages import classifier
@@ -44,7 +45,13 @@ def check(run: Run):
       "The gan stage differentiates h by the pixels, which stored features do not allow; leave it "
       "out, or invert a layer of the classifier."
     )
-  if run.config.sample.num_samples < 2:
+  images, section = run.images("train"), run.config
+  run.check_batch_size(NAME, len(images))
+  run.check_evidence(section.sample.num_images, "sample.num_images")
+  num_scales = section.gan.network.num_scales
+  with config_lib.named("gan.network.{}".format):
+    upward.check_num_scales(num_scales, num_scales, images.image_shape)
+  if section.sample.num_samples < 2:
     raise UserError("sample.num_samples=1 has no diversity; draw 2 samples or more of each image.")
 
 
@@ -92,7 +99,7 @@ def _trained(run: Run, entropy_weight: float) -> Run:
 
 def train(run: Run):
   """Trains the GAN of a run that has one entropy weight."""
-  if sessions.is_finished(run.folder, NAME, run.config.gan.num_steps):
+  if run.is_trained(NAME):
     return
   run.fit_statistics()
   sessions.train(subject(run), run.recipe(NAME), seed=run.config.seed, folder=run.folder)
@@ -207,10 +214,14 @@ def _draw(run, num_images, num_samples):
 
 def params_at(run: Run, step: int) -> Any:
   """Averaged parameters of both players at a step."""
-  _, z = inversion.shapes_of(1, run.images("train").image_shape, run.features.shape)
+  return run.averaged(NAME, step, param_shapes(run))
+
+
+def param_shapes(run: Run) -> Any:
+  """Shapes and types of the parameters of both; nothing is computed."""
+  _, z = inversion.shapes_of(1, run.images("train").image_shape, run.h_shape)
   noise = jax.ShapeDtypeStruct((1, run.config.gan.network.num_noise), jnp.float32)
-  like = jax.eval_shape(module(run).init, jax.random.key(0), z, noise)["params"]
-  return run.averaged(NAME, step, like)
+  return jax.eval_shape(module(run).init, jax.random.key(0), z, noise)["params"]
 
 
 def _rows(run, encode, arrays):

@@ -1,10 +1,10 @@
 """The inverter of a run."""
 
 import pathlib
+from typing import Any
 
+from inversion_jax import config as config_lib
 from inversion_jax import inversion
-from inversion_jax.fitting import sessions
-from inversion_jax.inversion import Inversion
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.runs import Run
@@ -13,12 +13,37 @@ from inversion_jax.stages import decoder
 NAME = inversion.NAME
 
 
+def check(run: Run):
+  """Raises UserError if the images are too few or too small for it, or it has nowhere to begin."""
+  images, network = run.images("train"), run.network()
+  run.check_batch_size(NAME, len(images))
+  with config_lib.named(config_lib.inverter_field):
+    network.check_images(images.image_shape)
+    network.inverter(images.num_levels, images.image_shape[-1])
+  marginal = _marginal(run)
+  if marginal:
+    marginal.finished(NAME)
+
+
+def begins_with_decoder(run: Run) -> bool:
+  """Whether the reader begins from the run's own decoder."""
+  return run.config.inverter.start_reader_from_decoder
+
+
+def param_shapes(run: Run) -> Any:
+  """Shapes and types of its parameters; nothing is computed."""
+  images = run.images("train")
+  inverter = run.network().inverter(images.num_levels, images.image_shape[-1])
+  return inversion.param_shapes(inverter, images.image_shape, run.h_shape)
+
+
 def train(run: Run):
   """Trains p(x | h), or p(x) without a layer."""
   run.fit_statistics()
   observed = run.observed
-  if sessions.is_finished(run.folder, NAME, run.config.inverter.num_steps):
+  if run.is_trained(NAME):
     return
+  marginal = _marginal(run)
   inversion.fitted(
     run.pairs("train"),
     run.pairs("validation"),
@@ -27,7 +52,7 @@ def train(run: Run):
     observed=observed,
     seed=run.config.seed,
     folder=run.folder,
-    start_from=_start(run),
+    start_from=marginal and marginal.model,
     decoder_params=_decoder_params(run),
     batch_size=run.eval_batch_size,
   )
@@ -35,12 +60,12 @@ def train(run: Run):
 
 def _decoder_params(run):
   """Of the run's own decoder, if the reader begins from it."""
-  if not run.config.inverter.start_reader_from_decoder:
+  if not begins_with_decoder(run):
     return None
   return decoder.params_at(run, run.finished("decoder")["best_step"])
 
 
-def _start(run: Run) -> Inversion | None:
+def _marginal(run: Run) -> Run | None:
   """The trained unconditional run that this one starts from."""
   if not run.config.inverter.start_from:
     return None
@@ -53,4 +78,11 @@ def _start(run: Run) -> Inversion | None:
       f"inverter.start_from={marginal.folder} inverts {marginal.layer or 'no layer'} of "
       f"{marginal.config.data.name}; give an unconditional run of {run.config.data.name}."
     )
-  return marginal.model
+  ours, theirs = run.network(), marginal.network()
+  for name in ("num_filters", "num_blocks", "num_scales"):
+    if getattr(theirs, name) != getattr(ours, name):
+      raise UserError(
+        f"inverter.start_from={folder} has {name}={getattr(theirs, name)}, which is "
+        f"{getattr(ours, name)} here; give a run of the same inverter.network."
+      )
+  return marginal

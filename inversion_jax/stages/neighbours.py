@@ -13,6 +13,7 @@ from inversion_jax.information import neighbours
 from inversion_jax.machine import placement, storage
 from inversion_jax.runs import Run
 from inversion_jax.stages.drawing import draw_samples
+from inversion_jax.stages.records import only_with_encoder
 
 PARTS, MANY_PARTS = "neighbours_unfinished", "closest_unfinished"
 # As many as figure 2 of the paper shows.
@@ -28,6 +29,12 @@ def made_for(run: Run) -> dict:
     "inverter_step": run.finished("inverter")["best_step"],
     **run.config.neighbours.to_dict(),
   }
+
+
+def check(run: Run):
+  """Raises UserError if h of new images cannot be had, or images are too few for an interval."""
+  only_with_encoder("neighbours")(run)
+  run.check_evidence(run.config.neighbours.num_images, "neighbours.num_images")
 
 
 def act(run: Run):

@@ -13,6 +13,11 @@ def _nothing(run: Run) -> None:
   del run
 
 
+def _none(run: Run) -> tuple:
+  del run
+  return ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
   """A stage of a run; called, it does what is not done.
@@ -21,8 +26,9 @@ class Stage:
     name: as `--stages` and the notes have it.
     act: does it.
     applies: whether there is anything to do in this run.
-    needs: stages that must be finished before.
-    check: raises UserError if it is not for this run.
+    needs: stages of a run that must be finished before, if they apply to it.
+    check: raises UserError if it is not for this run, from the configuration and the data alone.
+    finished: whether nothing is left to do, of a stage that notes itself what it has done.
     made_for: all that the files depend on: when that changes, they are made again. None acts each
       time, and notes nothing.
     files: what it leaves; one that is missing is made again.
@@ -31,8 +37,9 @@ class Stage:
   name: str
   act: Callable[[Run], Any]
   applies: Callable[[Run], bool] = lambda run: True
-  needs: tuple[str, ...] = ()
+  needs: Callable[[Run], tuple["Stage", ...]] = _none
   check: Callable[[Run], None] = _nothing
+  finished: Callable[[Run], bool] = lambda run: False
   made_for: Callable[[Run], dict[str, Any]] | None = None
   files: tuple[str, ...] = ()
 
@@ -44,25 +51,36 @@ class Stage:
     """
     if not self.applies(run):
       return
-    self.check(run)
-    for needed in self.needs:
-      run.finished(needed)
+    is_done = self.is_done(run)
+    if not is_done:
+      self.check(run)
+    for needed in self.needed(run):
+      run.finished(needed.name)
     if self.made_for is None:
       self.act(run)
       return
-    made_for = self.made_for(run)
-    if self._is_done(run, made_for):
+    if is_done:
       return
-    start = time.monotonic()
+    made_for, start = self.made_for(run), time.monotonic()
     self.act(run)
     run.note(self.name, made_for | {"seconds": time.monotonic() - start})
 
-  def _is_done(self, run, made_for):
-    note = run.notes().get(self.name)
-    if note is None or not all((run.folder / name).exists() for name in self.files):
+  def needed(self, run: Run) -> list["Stage"]:
+    """The stages that must be finished before."""
+    return [stage for stage in self.needs(run) if stage.applies(run)]
+
+  def is_done(self, run: Run) -> bool:
+    """Whether nothing is left to do."""
+    if self.made_for is None:
+      return self.finished(run)
+    notes = run.notes()
+    note = notes.get(self.name)
+    if note is None or any(stage.name not in notes for stage in self.needed(run)):
+      return False
+    if not all((run.folder / name).exists() for name in self.files):
       return False
     # What a note of an older version does not tell was not there.
-    return all(note.get(name) == value for name, value in made_for.items())
+    return all(note.get(name) == value for name, value in self.made_for(run).items())
 
 
 def only_for_layers(name: str) -> Callable[[Run], None]:
@@ -81,7 +99,7 @@ def only_with_encoder(name: str) -> Callable[[Run], None]:
 
   def check(run):
     is_layer(run)
-    if not run.features.can_encode:
+    if not run.has_classifier:
       raise UserError(
         f"The {name} stage needs h of images that it makes, and stored features have none; leave "
         "it out, or invert a layer of the classifier."

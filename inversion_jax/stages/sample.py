@@ -27,6 +27,16 @@ def _drawn_for(run):
   }
 
 
+def check(run: Run):
+  """Raises UserError if the given rows leave nothing to draw."""
+  height, num_given_rows = run.images("test").image_shape[0], run.config.sample.num_given_rows
+  if num_given_rows >= height:
+    raise UserError(
+      f"sample.num_given_rows={num_given_rows} leaves nothing to draw: the images have {height} "
+      "rows."
+    )
+
+
 def act(run: Run):
   """Samples p(x | h) for the first test images, several times each.
 
@@ -51,7 +61,6 @@ def act(run: Run):
 def _samples(run):
   """The arrays of `samples.npz`."""
   test, section = run.images("test"), run.config.sample
-  _check_given_rows(section.num_given_rows, test.image_shape[0])
   num_images = min(section.num_images, len(test))
   levels_NSHWC = draw_samples(
     run,
@@ -66,11 +75,3 @@ def _samples(run):
     "index": test.index[:num_images],
     "label": test.labels[:num_images],
   }
-
-
-def _check_given_rows(num_given_rows, height):
-  if num_given_rows >= height:
-    raise UserError(
-      f"sample.num_given_rows={num_given_rows} leaves nothing to draw: the images have {height} "
-      "rows."
-    )

@@ -1,12 +1,15 @@
 """What the launchers ask of a cluster, whose commands are replaced by ones that write down."""
 
+import configparser
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import pytest
+import yaml
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Writes down its arguments and the start of what it was piped, and says what sbatch would.
@@ -24,10 +27,9 @@ sys.exit("fail" in sys.argv)
 @pytest.fixture
 def start(tmp_path):
   """start(program, *arguments, **environment) -> exit status, output, the calls."""
-  for name in ("sbatch", "gcloud"):
-    program = tmp_path / name
-    program.write_text(RECORDER.format(python=sys.executable), encoding="utf-8")
-    program.chmod(0o755)
+  sbatch = tmp_path / "sbatch"
+  sbatch.write_text(RECORDER.format(python=sys.executable), encoding="utf-8")
+  sbatch.chmod(0o755)
   recorded = tmp_path / "recorded"
 
   def run(program, *arguments, **environment):
@@ -80,54 +82,99 @@ def test_slurm_submits_nothing_that_is_mistaken(start):
   assert "usage: launch/slurm" in output
 
 
-TPU = {"ZONE": "here", "TYPE": "v4-8", "VERSION": "ubuntu"}
+def sky_task():
+  return yaml.safe_load((ROOT / "launch" / "sky.yaml").read_text(encoding="utf-8"))
 
 
-def test_a_tpu_gets_the_commit_runs_the_command_and_is_deleted(start):
-  status, output, calls = start("tpu", "name", "gs://bucket/at", "launch/paper", "two words", **TPU)
-  assert status == 0, output
-  assert [call[3] for call in calls] == ["create", "ssh", "ssh", "ssh", "delete"]
-  assert all(call[4] == "name" and "--zone=here" in call for call in calls)
-  _, sent, install, _, _ = calls
-  assert sent[-1], "an archive is piped"
-  commands = [word for call in calls for word in call if word.startswith("--command=")]
-  for command in commands:
-    subprocess.run(["bash", "-n", "-c", command.removeprefix("--command=")], check=True)
-  assert "[tpu]" in " ".join(install)
-
-
-def test_what_a_tpu_runs_copies_from_the_bucket_and_to_it_and_keeps_the_status(start, tmp_path):
-  made = "import sys; open('runs/two words', 'w').close(); sys.exit(7)"
-  _, _, calls = start("tpu", "name", "gs://bucket/at", "python", "-c", made, **TPU)
-  work = next(word for word in calls[3] if word.startswith("--command="))
-  activate = tmp_path / "inversion_jax" / ".venv" / "bin" / "activate"
+@pytest.fixture
+def on_machine(tmp_path, data_dir):
+  """on_machine(name=value, ...) runs what SkyPilot would, with the lines that it adds."""
+  home, workdir = tmp_path / "home", tmp_path / "workdir"
+  activate = workdir / ".venv" / "bin" / "activate"
   activate.parent.mkdir(parents=True)
   activate.touch()
-  recorded = tmp_path / "on_tpu"
-  done = subprocess.run(
-    ["bash", "-c", work.removeprefix("--command=")],
-    env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RECORDED": str(recorded)},
-    cwd=tmp_path,
-    capture_output=True,
-    timeout=60,
-  )
-  assert done.returncode == 7
-  assert (tmp_path / "inversion_jax" / "runs" / "two words").exists()
-  copies = [json.loads(line)[:-1] for line in recorded.read_text(encoding="utf-8").splitlines()]
-  rsync = ["storage", "rsync", "--recursive"]
-  assert copies == [[*rsync, "gs://bucket/at", "runs"], [*rsync, "runs", "gs://bucket/at"]]
+  (workdir / "configs").symlink_to(ROOT / "configs")
+  python = pathlib.Path(sys.executable).parent
+
+  def run(**envs):
+    task = sky_task()
+    environment = {
+      "HOME": str(home),
+      "PATH": f"{python}:{os.environ['PATH']}",
+      "PYTHONPATH": str(ROOT),
+      "TFDS_DATA_DIR": str(data_dir),
+    }
+    done = subprocess.run(
+      ["bash", "-c", f"{task['run']}\nstatus=$?; echo bucket has everything; exit $status"],
+      env=os.environ | environment | task["envs"] | envs,
+      cwd=workdir,
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+    assert "bucket has everything" in done.stdout, done.stderr
+    return done, home / "inversion_jax_runs"
+
+  return run
 
 
-def test_a_tpu_that_could_not_be_made_is_not_used(start):
-  status, _, calls = start("tpu", "fail", "gs://bucket/at", "launch/paper", **TPU)
-  assert status != 0
-  assert [call[3] for call in calls] == ["create"]
+def test_a_job_runs_one_experiment_into_the_bucket(on_machine):
+  network = "--config.inverter.network.num_scales=1 --config.inverter.network.num_filters=2"
+  options = f"--stages=inverter --config.inverter.num_steps=1 {network}"
+  done, bucket = on_machine(RUN="configs/digits_prior.py:smoke", OPTIONS=options)
+  assert done.returncode == 0, done.stderr
+  notes = json.loads((bucket / "digits_prior_smoke" / "stages.json").read_text(encoding="utf-8"))
+  assert notes["inverter"]["step"] == 1
 
 
-def test_a_tpu_without_a_zone_is_not_asked_for(start):
-  status, output, calls = start("tpu", "name", "gs://bucket/at", "launch/paper")
-  assert (status, calls) == (2, [])
-  assert "usage: ZONE=" in output
+def test_a_job_runs_a_part_of_a_launch_and_keeps_the_status_of_a_mistake(on_machine):
+  done, _ = on_machine(RUN="figure_5a", PART="2/4", OPTIONS="--smoke --list")
+  assert done.returncode == 0, done.stderr
+  assert "digits/conv2" in done.stdout
+  assert "digits/conv1" not in done.stdout
+  done, _ = on_machine(RUN="figure_9")
+  assert done.returncode == 2
+  assert "invalid choice: 'figure_9'" in done.stderr
+
+
+def test_a_job_is_a_task_of_skypilot(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  reason = 'SkyPilot: pip install -e ".[launch]"'
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    sky = pytest.importorskip("sky", reason=reason)
+    task = sky.Task.from_yaml(str(ROOT / "launch" / "sky.yaml"))
+  assert task.num_nodes == 1
+  assert all(resources.use_spot for resources in task.resources)
+  (storage,) = task.storage_mounts.values()
+  assert storage.mount_cached_config.transfers == 1
+  assert storage.name == task.envs["BUCKET"]
+
+
+def test_the_sections_of_a_job_and_the_audit_are_understood_by_bash():
+  task = sky_task()
+  audit = (ROOT / ".ci" / "audit").read_text(encoding="utf-8")
+  for script in (task["setup"], task["run"], audit):
+    subprocess.run(["bash", "-n", "-c", script], check=True)
+    # SkyPilot's own lines come after ours.
+    assert script is audit or "exec " not in script
+  extra = task["envs"]["EXTRA"]
+  setup = configparser.ConfigParser()
+  setup.read(ROOT / "setup.cfg")
+  assert extra in setup["options.extras_require"]
+
+
+def test_the_image_begins_with_files_that_are_there():
+  lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+  lines = [line.split(" ", 1) for line in lines if line and not line.startswith("#")]
+  known = {"FROM", "ARG", "COPY", "RUN", "USER", "WORKDIR", "ENTRYPOINT", "CMD"}
+  assert {name for name, _ in lines} == known
+  words = {name: json.loads(text) for name, text in lines if name in ("ENTRYPOINT", "CMD")}
+  (config,) = words["CMD"]
+  assert (ROOT / config.removeprefix("--config=")).is_file()
+  assert words["ENTRYPOINT"] == ["python", "-m", "inversion_jax.main"]
+  left_out = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+  assert not {"configs", "inversion_jax", "setup.cfg", "README.md"} & set(left_out)
 
 
 def notebook_cells():

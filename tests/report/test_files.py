@@ -35,6 +35,51 @@ def test_an_incomplete_summary_is_refused(tmp_path):
     write_run_report(folder)
 
 
+ROWS = 250
+ODD_ARRAYS = {
+  "one number": {"nats": np.float64(43.1)},
+  "whole numbers": {"nats": np.arange(ROWS)},
+  "words": {"nats": np.full(ROWS, "43.1")},
+  "a table": {"nats": np.zeros((ROWS, 2))},
+  "complex numbers": {"nats": np.zeros(ROWS, complex)},
+  "half an index": {"index": np.arange(ROWS) + 0.5},
+  "labels as words": {"label": np.full(ROWS, "seven")},
+  "sources as floats": {"source": np.zeros(ROWS)},
+  "dates": {"live_nats": np.full(ROWS, "2020-01-01", "datetime64[D]")},
+}
+
+
+@pytest.mark.parametrize("case", ODD_ARRAYS)
+def test_odd_types_in_the_nats_are_refused(case, tmp_path):
+  folder = fake_run(tmp_path / "run", samples=False, stages=())
+  arrays = storage.read_npz(folder / storage.NATS)
+  storage.write_npz(folder / storage.NATS, arrays | ODD_ARRAYS[case])
+  (name,) = ODD_ARRAYS[case]
+  with pytest.raises(UserError, match=rf"nats\.npz holds {name} as .*; run the evaluate stage"):
+    write_run_report(folder)
+
+
+@pytest.mark.parametrize(
+  ("file", "content", "words"),
+  [
+    (storage.CONFIG, [], "config.json holds no object"),
+    (storage.SUMMARY, "nothing", "summary.json holds no object"),
+    (storage.SUMMARY, {"nce_nats": "-43"}, "has nce_nats='-43', which cannot be"),
+    (storage.SUMMARY, {"bits_per_dim": None}, "has bits_per_dim=None"),
+    (storage.SUMMARY, {"layer": 3}, "has layer=3"),
+    (storage.SUMMARY, {"image_shape": 8}, "has image_shape=8"),
+    (storage.SUMMARY, {"num_levels": True}, "has num_levels=True"),
+  ],
+)
+def test_odd_types_in_records_are_refused(file, content, words, tmp_path):
+  folder = fake_run(tmp_path / "run", samples=False, stages=())
+  if isinstance(content, dict):
+    content = storage.read_json(folder / file) | content
+  storage.write_json(folder / file, content)
+  with pytest.raises(UserError, match=words):
+    write_run_report(folder)
+
+
 def test_the_line_written_after_a_resume_wins():
   lines = [
     {"stage": "inverter", "step": 10, "train_nats_per_image": 5.0},

@@ -6,9 +6,17 @@ import html.parser
 import numpy as np
 import pytest
 from PIL import Image
-from report_examples import read_page, read_picture, scale_of, training_lines
+from report_examples import (
+  fake_check,
+  fake_neighbours,
+  fake_run,
+  read_page,
+  read_picture,
+  scale_of,
+  training_lines,
+)
 
-from inversion_jax import information
+from inversion_jax import information, report
 from inversion_jax.machine import storage
 from inversion_jax.report import figures, page, pictures
 
@@ -42,6 +50,59 @@ def test_the_page_is_one_well_formed_file(folder, request):
   for path in (folder / storage.FIGURES).iterdir():
     assert f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" in pictures_found
   assert len(pictures_found) == len(list((folder / storage.FIGURES).iterdir()))
+
+
+HOSTILE = "\"'><evil onload='x'>&$_{"
+
+
+def poisoned(value, name=""):
+  """Every text of a record, which may have come from anywhere, with markup behind it."""
+  if isinstance(value, dict):
+    return {key: poisoned(one, key) for key, one in value.items()}
+  if isinstance(value, list):
+    return [poisoned(one, name) for one in value]
+  return value + HOSTILE if isinstance(value, str) and name not in ("first", "second") else value
+
+
+def test_no_name_in_a_file_or_of_a_folder_becomes_markup(tmp_path):
+  names = {"conv1": f"conv1{HOSTILE}", "fc3": f"fc3{HOSTILE}", "none": "none"}
+  folders = [tmp_path / f"run_{layer}{HOSTILE}" for layer in names]
+  for folder, layer in zip(folders, names, strict=True):
+    fake_run(folder, layer)
+    if layer != "none":
+      fake_neighbours(folder, layer)
+      storage.write_json(folder / storage.CHECKS, [fake_check("copy", passes=False)])
+    for path in folder.glob("*.json"):
+      record = poisoned(storage.read_json(path))
+      if "layer" in record:
+        record["layer"] = names[layer]
+      storage.write_json(path, record)
+    config = storage.read_json(folder / storage.CONFIG)
+    storage.write_json(folder / storage.CONFIG, config | {HOSTILE: {HOSTILE: HOSTILE}})
+    report.write_run_report(folder)
+  report.write_comparison(tmp_path, folders)
+  report.write_table_1(tmp_path, folders[:2])
+  pages = list(tmp_path.rglob("*.html"))
+  assert len(pages) == 5
+  for path in pages:
+    text = path.read_text(encoding="utf-8")
+    found = Tags()
+    found.feed(text)
+    assert "evil" not in found.tags, path
+    assert "onload" not in found.attributes, path
+    assert "&lt;evil" in text, "it is shown as what it is"
+
+
+class Tags(html.parser.HTMLParser):
+  """Collects the names of all tags and attributes."""
+
+  def __init__(self):
+    super().__init__()
+    self.tags, self.attributes = set(), set()
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.add(tag)
+    self.attributes |= {name for name, _ in attrs}
 
 
 def test_levels_reach_from_black_to_white():

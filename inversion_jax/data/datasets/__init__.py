@@ -25,6 +25,8 @@ from inversion_jax.machine.progress import say
 
 HOME = "~/tensorflow_datasets"
 FORMAT = "array_record"
+# How TFDS names the files of a split.
+TEMPLATES = ("{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",)
 
 
 class Known(NamedTuple):
@@ -68,6 +70,7 @@ def prepared(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
       f"data.name={name!r} is not a known data set; choose from {', '.join(names())}."
     )
   for folder in _folders(data_dir):
+    _check_folder(folder)
     builder = _builder(name, folder)
     if _is_prepared(builder):
       return builder
@@ -125,9 +128,39 @@ def _how_to_place(name, builder, error):
 
 
 def _builder(name, folder):
+  """The builder of a set in a folder; it reads what `dataset_info.json` says of a prepared one."""
   dataset, _, config = name.partition("/")
-  with _quiet_tfds():
-    return KNOWN[dataset].builder(data_dir=folder, config=config or None)
+  try:
+    with _quiet_tfds():
+      builder = KNOWN[dataset].builder(data_dir=folder, config=config or None)
+  except Exception as error:  # Neither TFDS nor protobuf has a common class for damage.
+    words = str(error).partition("\n")[0].rstrip(". ")
+    raise UserError(
+      f"The data set prepared in {folder / name} cannot be read ({words}); delete that folder and "
+      "run again."
+    ) from error
+  if _is_prepared(builder):
+    _check_info(builder)
+  return builder
+
+
+def _check_info(builder):
+  """Raises UserError unless the set is what its folder says; its words become names of files."""
+  splits = builder.info.splits
+  if not {"train", "test"} <= set(splits):
+    raise UserError(
+      f"{builder.data_dir} has no split train or test, only {', '.join(splits) or 'none'}; delete "
+      "that folder and run again."
+    )
+  for split in splits.values():
+    template = split.filename_template
+    if template.dataset_name != builder.name or template.template not in (None, *TEMPLATES):
+      raise UserError(
+        f"{builder.data_dir} holds another set than {builder.name}; delete that folder and run "
+        "again."
+      )
+    if split.num_examples < 1:
+      raise UserError(f"{builder.data_dir} is empty; delete that folder and run again.")
 
 
 def _is_prepared(builder):
@@ -138,6 +171,15 @@ def _folders(data_dir):
   """Where to look for a set, and to prepare it if files can be written there."""
   first = data_dir or os.environ.get("TFDS_DATA_DIR") or HOME
   return [pathlib.Path(folder).expanduser() for folder in (first, HOME)]
+
+
+def _check_folder(folder):
+  if folder.exists() and not folder.is_dir():
+    raise UserError(f"The data folder {folder} is a file; set config.data.dir to a folder.")
+  if folder.exists() and not (folder.stat().st_mode & 0o444 and os.access(folder, os.R_OK)):
+    raise UserError(
+      f"The data folder {folder} cannot be read; change its permissions or set config.data.dir."
+    )
 
 
 def _is_writable(folder):

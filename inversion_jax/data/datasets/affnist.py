@@ -15,7 +15,7 @@ import scipy.ndimage
 import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 
-from inversion_jax.data.datasets import archives
+from inversion_jax.data.datasets import archives, mnist
 
 CANVAS = 40
 MAX_DEGREES = 20.0
@@ -104,7 +104,7 @@ class Affnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     for start in range(0, len(sources), CHUNK):
       rows = sources[start : start + CHUNK]
       for source, digit in zip(rows, digits.__getitems__(list(rows)), strict=True):
-        digit_HW = archives.decode_png(digit["image"])[..., 0]
+        digit_HW = archives.decode_png(digit["image"], mnist.SHAPE_HWC)[..., 0]
         for version in range(self.builder_config.num_versions):
           canvas_HW = render(digit_HW, affine_map(digit_HW, mnist_split, source, version))
           yield (

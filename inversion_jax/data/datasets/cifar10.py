@@ -1,5 +1,7 @@
 """CIFAR-10, read from its binary archive without TensorFlow."""
 
+import io
+import math
 import tarfile
 from typing import ClassVar
 
@@ -13,7 +15,10 @@ _FILES = {
   "train": [f"data_batch_{number}.bin" for number in range(1, 6)],
   "test": ["test_batch.bin"],
 }
+_NAMES = "batches.meta.txt"
 _SHAPE_CHW = (3, 32, 32)
+# Of all images with their labels, and room for what else is in the archive.
+_MOST_BYTES = 60_000 * (1 + math.prod(_SHAPE_CHW)) + (1 << 20)
 
 
 class Cifar10(official.Cifar10, skip_registration=True):
@@ -25,15 +30,21 @@ class Cifar10(official.Cifar10, skip_registration=True):
 
   def _split_generators(self, dl_manager):
     path = archives.fetch(dl_manager, self.URLS, self.url_infos)["all"]
-    with archives.reading(path), tarfile.open(path) as archive:
-      names = archive.extractfile(_FOLDER + "batches.meta.txt").read().decode()
-      records = {
-        split: b"".join(archive.extractfile(_FOLDER + file).read() for file in files)
+    content = archives.unpacked(path, _MOST_BYTES)
+    # Members are looked up by name and read; nothing is ever written to where they say.
+    with archives.reading(path), tarfile.open(fileobj=io.BytesIO(content)) as archive:
+      names = _member(archive, _NAMES).decode().split()
+      if len(names) != archives.NUM_CLASSES:
+        raise ValueError(f"{_NAMES} has {len(names)} names")
+      rows = {
+        split: _as_rows(b"".join(_member(archive, file) for file in files))
         for split, files in _FILES.items()
       }
-      records = {split: _as_rows(content) for split, content in records.items()}
-    self.info.features["label"].names = names.split()
-    return {split: self._generate_examples(split, rows) for split, rows in records.items()}
+    for rows_ND in rows.values():
+      images_NCHW = rows_ND[:, 1:].reshape(-1, *_SHAPE_CHW)
+      archives.check_examples(path, images_NCHW, rows_ND[:, 0], _SHAPE_CHW)
+    self.info.features["label"].names = names
+    return {split: self._generate_examples(split, rows_ND) for split, rows_ND in rows.items()}
 
   def _generate_examples(self, split, rows):
     for index, row in enumerate(rows):
@@ -46,6 +57,14 @@ class Cifar10(official.Cifar10, skip_registration=True):
           "label": int(row[0]),
         },
       )
+
+
+def _member(archive, name):
+  """The content of a regular file of the archive, and of no link, folder or other thing."""
+  member = archive.getmember(_FOLDER + name)
+  if not member.isreg() or member.issparse():
+    raise ValueError(f"{name} is no regular file")
+  return archive.extractfile(member).read()
 
 
 def _as_rows(content):

@@ -1,6 +1,6 @@
 """MNIST, read from its IDX files without TensorFlow."""
 
-import gzip
+import math
 import pathlib
 from typing import ClassVar
 
@@ -10,6 +10,9 @@ from tensorflow_datasets.image_classification import mnist as official
 
 from inversion_jax.data.datasets import archives
 
+SHAPE_HWC = (28, 28, 1)
+_MOST_IMAGES = 60_000
+_BYTES = 8  # the kind of number in an IDX file
 _URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 
 
@@ -33,18 +36,27 @@ class Mnist(official.MNIST, skip_registration=True):
     }
 
   def _generate_examples(self, images_path, labels_path):
-    images_NHW, labels_N = read_idx(images_path), read_idx(labels_path)
+    images_NHW = read_idx(images_path, math.prod(SHAPE_HWC))
+    labels_N = read_idx(labels_path, 1)
+    archives.check_examples(images_path, images_NHW, labels_N, SHAPE_HWC[:2])
     for index, (image_HW, label) in enumerate(zip(images_NHW, labels_N, strict=True)):
       yield index, {"image": archives.encode_png(image_HW[..., None]), "label": int(label)}
 
 
-def read_idx(path: pathlib.Path) -> UInt8[np.ndarray, "N ..."]:
+def read_idx(path: pathlib.Path, most_bytes: int) -> UInt8[np.ndarray, "N ..."]:
   """Reads a gzipped IDX file of bytes: a magic number, the sizes (big endian), the values.
 
-  Raises UserError if the file is damaged.
+  Args:
+    path: of the file.
+    most_bytes: of one of its rows.
+
+  Raises:
+    UserError: the file is damaged, or larger than any of the set.
   """
+  content = archives.unpacked(path, 4 + 4 * 255 + _MOST_IMAGES * most_bytes)
   with archives.reading(path):
-    content = gzip.decompress(path.read_bytes())
+    if content[:3] != bytes([0, 0, _BYTES]):
+      raise ValueError("it is no IDX file of bytes")
     num_axes = content[3]
-    shape = np.frombuffer(content, ">i4", count=num_axes, offset=4)
+    shape = np.frombuffer(content, ">u4", count=num_axes, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * num_axes).reshape(shape)
