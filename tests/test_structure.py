@@ -22,6 +22,7 @@ LADDER = [
   *("data.images", "data.batches", "data.datasets", "data.loading"),
   *("information.statistics", "information.diversity", "information.neighbours"),
   *(
+    "features.deconvnets",
     "features.classifiers",
     "features.noise",
     "features.sources",
@@ -32,7 +33,7 @@ LADDER = [
   *("models.layers", "models.likelihoods", "models.pixelcnn", "models.incremental"),
   "models.upward",
   *("models.contexts", "models.inverters", "models.widening", "models.decoders", "models.gans"),
-  "models.sampling",
+  *("models.optimisation", "models.sampling"),
   *("fitting.costs", "fitting.scoring", "fitting.training", "fitting.sessions"),
   *(
     "report",

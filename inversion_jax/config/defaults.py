@@ -42,7 +42,7 @@ def default() -> ConfigDict:
     }
   )
   config.classifier.network = _fields_of(
-    classifiers.Classifier, kind="conv", without=("num_classes", "num_levels")
+    classifiers.Classifier, kind="conv", without=("num_classes", "num_levels", "backward")
   )
   config.representation = ConfigDict(
     {
