@@ -7,6 +7,7 @@ its folder it never writes by being asked.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -111,6 +112,13 @@ class Run:
     names = {field.name for field in dataclasses.fields(Recipe)}
     return Recipe(**{name: self.config[model][name] for name in names})
 
+  def train(self, model: str, subject: Callable[[], sessions.Subject]):
+    """Trains one of the run's models of h, by the name of its section, unless it is trained."""
+    if sessions.is_finished(self.folder, model, self.config[model].num_steps):
+      return
+    self.fit_statistics()
+    sessions.train(subject(), self.recipe(model), seed=self.config.seed, folder=self.folder)
+
   def network(self) -> Network:
     """The size and kind of the inverter."""
     return inversion.network_of(self.config.to_dict())
@@ -155,6 +163,11 @@ class Run:
     like = {"ema_params": placement.replicated_shapes(like)}
     return sessions.saved_parts(self.folder, model, step, like)["ema_params"]
 
+  def layers_fn(self, **fields: Any) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """Images to all activations of the trained classifier; `fields` are what it has otherwise."""
+    classifier = self.classifier().clone(**fields)
+    return functools.partial(classifier.apply, {"params": self.classifier_params()})
+
   @functools.cached_property
   def features(self) -> Features | None:
     """The source of h, before it is standardised; None for p(x)."""
@@ -165,8 +178,7 @@ class Run:
       train = self._file_pairs()["train"]
       return wrappers.controlled(train.features, control, train.image_shape)
     image_shape = self.data.train.images_NHWC.shape[1:]
-    layers_fn = functools.partial(self.classifier().apply, {"params": self.classifier_params()})
-    source = sources.Layer(layers_fn, self.layer, image_shape)
+    source = sources.Layer(self.layers_fn(), self.layer, image_shape)
     return wrappers.controlled(source, control, image_shape)
 
   def pairs(self, split: str) -> Pairs:

@@ -31,8 +31,10 @@ LADDER = [
   ),
   *("information.densities", "information.estimators"),
   *("models.layers", "models.likelihoods", "models.pixelcnn", "models.incremental"),
+  "models.gated",
   "models.upward",
   *("models.contexts", "models.inverters", "models.widening", "models.decoders", "models.gans"),
+  "models.perceptual",
   *("models.optimisation", "models.sampling"),
   *("fitting.costs", "fitting.scoring", "fitting.training", "fitting.sessions"),
   *(

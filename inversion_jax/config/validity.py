@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from inversion_jax import inversion
-from inversion_jax.config.defaults import BEST_STEP, NO_LAYER, STORED_LAYER, is_file
+from inversion_jax.config.defaults import BEST_STEP, MODELS, NO_LAYER, STORED_LAYER, is_file
 from inversion_jax.data import datasets
 from inversion_jax.features import classifiers, noise, wrappers
 from inversion_jax.fitting.training import Recipe
@@ -20,8 +20,8 @@ from inversion_jax.machine import limits
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.limits import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, Limit
 from inversion_jax.models import sampling
+from inversion_jax.models.optimisation import Descent
 
-MODELS = ("classifier", "inverter", "decoder", "gan")
 # Fields that belong to no record that checks itself.
 LIMITS: dict[Limit, tuple[str, ...]] = {
   ABOVE_ZERO: (
@@ -45,6 +45,8 @@ LIMITS: dict[Limit, tuple[str, ...]] = {
     "sample.batch_size",
     "neighbours.num_images",
     "neighbours.num_samples",
+    "gallery.num_images",
+    "gallery.num_samples",
   ),
   FRACTION: ("classifier.network.dropout_rate",),
   NOT_NEGATIVE: (
@@ -59,6 +61,13 @@ LIMITS: dict[Limit, tuple[str, ...]] = {
     "gan.adversarial_weight",
     "gan.conditional_weight",
     "gan.entropy_weights",
+    "perceptual.image_weight",
+    "perceptual.feature_weight",
+    "perceptual.adversarial_weight",
+    "deepsim.image_weight",
+    "deepsim.feature_weight",
+    "deepsim.adversarial_weight",
+    "gallery.entropy_weight",
     "evaluate.num_maps",
     "sample.num_given_rows",
     "neighbours.num_shown",
@@ -75,6 +84,8 @@ def check(config: ConfigDict) -> ConfigDict:
       limits.check_number(field, _value(config, field), limit)
   with _named(_inverter_field):
     inversion.network_of(config.to_dict())
+  with _named("optimisation.{}".format):
+    Descent(**config.optimisation)
   names = {field.name for field in dataclasses.fields(Recipe)}
   for model in MODELS:
     with _named(f"{model}.{{}}".format):

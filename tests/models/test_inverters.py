@@ -16,6 +16,7 @@ from inversion_jax.models.widening import apply_widened
 
 REPRESENTATIONS = {"none": None, "vector": (5,), "map": (3, 3, 4)}
 READER = {"context": "decoder", "reader_filters": 3, "reader_units": 6}
+GATED = {"architecture": "gated", "num_blocks": 2, "num_filters": 12}
 READ = {kind: REPRESENTATIONS[kind] for kind in ("vector", "map")}
 
 
@@ -85,6 +86,14 @@ def test_every_head_depends_on_the_past_alone_and_on_the_past(size, num_colours,
   assert not past_irrelevant[1 : size * size].any()
 
 
+@pytest.mark.parametrize("z_shape", REPRESENTATIONS.values(), ids=REPRESENTATIONS)
+def test_the_gated_network_has_the_same_past(z_shape):
+  future_irrelevant, past_irrelevant = causality(6, 3, z_shape, **GATED)
+  assert future_irrelevant.all()
+  assert past_irrelevant[0]
+  assert not past_irrelevant[1:36].any()
+
+
 @pytest.mark.parametrize("z_shape", READ.values(), ids=READ)
 @pytest.mark.parametrize(("size", "num_colours"), [(8, 3), (10, 1)])
 def test_a_reader_that_sees_all_of_h_leaves_the_order_of_the_pixels(size, num_colours, z_shape):
@@ -110,7 +119,10 @@ def test_the_causality_test_sees_a_leak_on_the_way_up(monkeypatch):
 
 @pytest.mark.parametrize(
   ("z_shape", "fields"),
-  [*((z_shape, {}) for z_shape in REPRESENTATIONS.values()), ((5,), READER), ((3, 3, 4), READER)],
+  [
+    *((z_shape, {}) for z_shape in REPRESENTATIONS.values()),
+    *(((5,), READER), ((3, 3, 4), READER), ((5,), GATED), ((3, 3, 4), GATED | READER)),
+  ],
   ids=str,
 )
 @pytest.mark.parametrize("size", [(2, 2), (1, 4)])
@@ -257,7 +269,9 @@ def test_bfloat16_activations_keep_float32_parameters_and_likelihood():
 
 
 @pytest.mark.parametrize(
-  "fields", [{"context": "encoder"}, READER | {"num_scales": 1}], ids=["encoder", "decoder"]
+  "fields",
+  [{"context": "encoder"}, READER | {"num_scales": 1}, GATED | {"context": "encoder"}],
+  ids=["encoder", "decoder", "gated"],
 )
 def test_gradients_reach_every_parameter_and_are_finite(fields):
   inverter, params, images, z = tiny(3, z_shape=(3, 3, 4), num_levels=256, **fields)
