@@ -211,20 +211,16 @@ def _reading(facts) -> str:
 
 
 def _nearer(rows):
-  name = "feature_l1_to_original_minus_nearest"
-  found = {
-    key: _estimate(row["differences"], name)
-    for key, row in rows.items()
-    if name in row["differences"]
-  }
-  if not found:
+  name, sides = "feature_l1_to_original_minus_nearest", {}
+  for key, row in rows.items():
+    if name in row["differences"]:
+      low, high = _estimate(row["differences"], name).interval()
+      side = "nearer" if high < 0 else "farther" if low > 0 else "not resolved"
+      sides.setdefault(side, []).append(METHODS[key].heading)
+  if not sides:
     return ""
-  nearer = [METHODS[key].heading for key, gap in found.items() if gap.interval()[1] < 0]
-  farther = [METHODS[key].heading for key, gap in found.items() if gap.interval()[0] > 0]
-  return (
-    f"Nearer to the original's h than the nearest training image: {_listed(nearer)}; farther: "
-    f"{_listed(farther)}; not resolved: the others."
-  )
+  words = "; ".join(f"{side}: {', '.join(names)}" for side, names in sides.items())
+  return f"Against the nearest training image, distance of h to the original's is {words}."
 
 
 def _than_the_mean(rows):
@@ -240,10 +236,10 @@ def _than_the_mean(rows):
 
 
 def _repeats(rows):
+  name = "diversity_minus_l1_to_original"
   gaps = [
     f"{METHODS[key].heading} {page.with_error(_estimate(rows[key], name))}"
-    for name in ("diversity_minus_l1_to_original",)
-    for key in ("gan", "gated", "inverter")
+    for key in ("optimisation", "gan", "gated", "inverter")
     if key in rows
   ]
   return f"Diversity against a true sampler's, which is 0: {', '.join(gaps)}." if gaps else ""
@@ -259,10 +255,6 @@ def _nats_beside(rows):
     f"The gated network needs {number(gap.mean, 2)} ({page.interval(gap)}) nats per image more "
     f"than PixelCNN++, after {seconds[0]} of training against {seconds[1]}."
   )
-
-
-def _listed(names):
-  return ", ".join(names) if names else "none"
 
 
 def _legend() -> Html:

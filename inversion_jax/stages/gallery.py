@@ -56,13 +56,13 @@ def optimised(run: Run, num_images: int) -> Levels:
   num_starts, test = run.config.gallery.num_samples, run.images("test")
   rows_M, start_M = np.divmod(np.arange(num_images * num_starts), num_starts)
   key = training.key_for(run.root_key, "optimisation")
-  descent = optimisation.Descent(**run.config.optimisation)
+  descent, encode_fn = optimisation.Descent(**run.config.optimisation), run.features.encode
 
   @jax.jit
   def invert(levels_MHWC, index_M, start_M):
     return optimisation.invert(
-      run.features.encode,
-      run.features.encode(levels_MHWC),
+      encode_fn,
+      encode_fn(levels_MHWC),
       sampling.sample_keys(key, index_M, start_M),
       image_shape=test.image_shape,
       num_levels=test.num_levels,

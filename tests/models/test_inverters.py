@@ -360,11 +360,15 @@ def test_levels_of_any_integer_type_give_the_same_nats(dtype):
 
 @pytest.mark.parametrize(
   ("kind", "num_scales", "fields"),
-  [("vector", 3, {}), ("map", 3, {}), ("vector", 1, READER), ("map", 1, READER)],
+  [
+    *(("vector", 3, {}), ("map", 3, {}), ("vector", 1, READER), ("map", 1, READER)),
+    ("vector", 1, GATED),
+  ],
   ids=str,
 )
 def test_an_amortised_inverter_starts_as_the_unconditional_model(kind, num_scales, fields):
-  marginal, marginal_params, images, _ = tiny(num_scales=num_scales)
+  of_network = {name: value for name, value in fields.items() if name not in READER}
+  marginal, marginal_params, images, _ = tiny(num_scales=num_scales, **of_network)
   inverter, params, _, z = tiny(z_shape=REPRESENTATIONS[kind], num_scales=num_scales, **fields)
   started = amortised(params, marginal_params)
   assert jax.tree.structure(started) == jax.tree.structure(params)
@@ -513,6 +517,7 @@ def test_an_unknown_rematerialisation_is_named():
     ("vector", {}),
     ("map", {"context": "encoder"}),
     ("map", READER | {"num_scales": 1}),
+    ("vector", GATED | {"num_filters": 5}),
   ],
 )
 def test_wider_inside_is_the_same_function_with_the_same_gradient(representation, fields):
