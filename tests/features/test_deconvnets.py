@@ -102,6 +102,17 @@ def test_the_deconvnet_is_the_one_written_by_hand(choose, place):
   np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
+def test_every_rectifier_of_a_network_is_the_deconvnet_s():
+  _, params = network(kind="dense")
+  logits = np.asarray(layer_fn("logits", kind="dense")(LEVELS), np.float64)
+  passed = logits @ params["logits"]["kernel"].T
+  for name in ("fc3", "dense2", "dense1"):
+    passed = np.maximum(passed, 0) @ params[name]["kernel"].T
+  found = deconvnets.projected(layer_fn("logits", kind="dense"), LEVELS)
+  np.testing.assert_allclose(found, passed.reshape(LEVELS.shape) / 16, rtol=1e-3, atol=1e-6)
+  assert np.abs(passed).max() > 1e-2
+
+
 @pytest.mark.parametrize("kind", ["conv", "pool", "dense"])
 def test_every_classifier_has_the_same_activations_and_three_derivatives(kind):
   pictures = {}
