@@ -135,10 +135,10 @@ def _train_rivals_of_digits(config):
       "batch_size": 64,
       "learning_rate": 5e-3,
       "decay": "cosine",
-      "num_steps": 300,
+      "num_steps": 1000,
       "ema_decay": 0.98,
-      "log_every": 20,
-      "validate_every": 60,
+      "log_every": 50,
+      "validate_every": 100,
       "weight_decay": inversion.WEIGHT_DECAY,
     }
   )

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jaxtyping import Array, Float, Integer, Key
 
-from inversion_jax.machine import limits
+from inversion_jax.machine import compilation, limits
+from inversion_jax.machine.progress import track
 
 AnyArray = Array | np.ndarray
 # Spread of the noise from which an image begins, pixels from -1 to 1.
@@ -87,9 +87,10 @@ def invert(
   num_levels: int,
   descent: Descent,
 ) -> Found:
-  """Finds an image for each h; call it inside `jax.jit`.
+  """Finds an image for each h.
 
-  Images do not meet: what is found for one depends on its h and its key alone.
+  Images do not meet: what is found for one depends on its h and its key alone. The loop over steps
+  is the host's: in a compiled loop, convolutions are several times slower on CPUs.
 
   Args:
     encode_fn: h of float levels, differentiable.
@@ -101,19 +102,10 @@ def invert(
   """
   half = (num_levels - 1) / 2
 
-  def moved(unit_BHWC, step):
-    if not descent.jitter:
-      return unit_BHWC
-
-    def move(key, unit_HWC):
-      most = descent.jitter
-      shifts = jax.random.randint(jax.random.fold_in(key, step), (2,), -most, most + 1)
-      return jnp.roll(unit_HWC, shifts, axis=(0, 1))
-
-    return jax.vmap(move)(keys_B, unit_BHWC)
-
-  def loss(unit_BHWC, step):
-    missed_B = distance(encode_fn((moved(unit_BHWC, step) + 1) * half), wanted_h)
+  def loss(unit_BHWC, wanted_h, step):
+    missed_B = distance(
+      encode_fn((_moved(unit_BHWC, keys_B, step, descent.jitter) + 1) * half), wanted_h
+    )
     if descent.alpha_weight:
       missed_B += descent.alpha_weight * alpha_norm(unit_BHWC, descent.alpha)
     if descent.variation_weight:
@@ -124,14 +116,31 @@ def invert(
   # Adam works number by number, so that the images of a batch stay apart.
   optimizer = optax.adam(optax.cosine_decay_schedule(descent.learning_rate, descent.num_steps))
 
-  def descend(state, step):
+  @compilation.jit_step
+  def descend(state, wanted_h, step):
     unit_BHWC, opt_state = state
-    updates, opt_state = optimizer.update(jax.grad(loss)(unit_BHWC, step), opt_state)
-    return (optax.apply_updates(unit_BHWC, updates), opt_state), None
+    updates, opt_state = optimizer.update(jax.grad(loss)(unit_BHWC, wanted_h, step), opt_state)
+    return optax.apply_updates(unit_BHWC, updates), opt_state
 
-  start_BHWC = START_SPREAD * jax.vmap(lambda key: jax.random.normal(key, image_shape))(keys_B)
-  state = (start_BHWC, optimizer.init(start_BHWC))
-  (unit_BHWC, _), _ = lax.scan(descend, state, jnp.arange(descent.num_steps))
-  distance_B = distance(encode_fn((unit_BHWC + 1) * half), wanted_h)
+  unit_BHWC = START_SPREAD * jax.vmap(lambda key: jax.random.normal(key, image_shape))(keys_B)
+  state = (unit_BHWC, optimizer.init(unit_BHWC))
+  with track("optimisation", descent.num_steps) as shown:
+    for step in range(descent.num_steps):
+      state = descend(state, wanted_h, step)
+      shown.update(1)
+  unit_BHWC, _ = state
+  distance_B = distance(jax.jit(encode_fn)((unit_BHWC + 1) * half), wanted_h)
   levels_BHWC = jnp.rint(jnp.clip((unit_BHWC + 1) * half, 0, num_levels - 1))
   return Found(levels_BHWC.astype(jnp.uint8), distance_B)
+
+
+def _moved(unit_BHWC, keys_B, step, most):
+  """Each image by its own random number of pixels, the same way whatever stands beside it."""
+  if not most:
+    return unit_BHWC
+
+  def move(key, unit_HWC):
+    shifts = jax.random.randint(jax.random.fold_in(key, step), (2,), -most, most + 1)
+    return jnp.roll(unit_HWC, shifts, axis=(0, 1))
+
+  return jax.vmap(move)(keys_B, unit_BHWC)

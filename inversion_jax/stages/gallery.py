@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
@@ -26,7 +27,7 @@ from inversion_jax.stages.neighbours import encoder
 
 FILES = (storage.GALLERY, storage.GALLERY_IMAGES)
 # Under the run: a classifier that differs in its seed alone, which reads the images too.
-OTHER = "other_network"
+OTHER = "gallery/other_network"
 # Measures, and the methods with whose every other one's are compared.
 COMPARED = {"feature_l1_to_original": ("nearest", "mse"), "nats": ("inverter",)}
 Levels = UInt8[np.ndarray, "N S H W C"]
@@ -56,20 +57,14 @@ def optimised(run: Run, num_images: int) -> Levels:
   num_starts, test = run.config.gallery.num_samples, run.images("test")
   rows_M, start_M = np.divmod(np.arange(num_images * num_starts), num_starts)
   key = training.key_for(run.root_key, "optimisation")
-  descent, encode_fn = optimisation.Descent(**run.config.optimisation), run.features.encode
-
-  @jax.jit
-  def invert(levels_MHWC, index_M, start_M):
-    return optimisation.invert(
-      encode_fn,
-      encode_fn(levels_MHWC),
-      sampling.sample_keys(key, index_M, start_M),
-      image_shape=test.image_shape,
-      num_levels=test.num_levels,
-      descent=descent,
-    )
-
-  found = invert(test.images[rows_M], test.index[rows_M], start_M)
+  found = optimisation.invert(
+    run.features.encode,
+    run.features.compiled(test.images[rows_M]),
+    sampling.sample_keys(key, jnp.asarray(test.index[rows_M]), jnp.asarray(start_M)),
+    image_shape=test.image_shape,
+    num_levels=test.num_levels,
+    descent=optimisation.Descent(**run.config.optimisation),
+  )
   levels_MHWC = np.asarray(found.levels_BHWC, np.uint8)
   return levels_MHWC.reshape(num_images, num_starts, *test.image_shape)
 

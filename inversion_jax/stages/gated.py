@@ -3,7 +3,8 @@
 from inversion_jax.runs import Run
 from inversion_jax.stages.basic import CLASSIFIER, EVALUATE, INVERTER
 
-FOLDER = "gated"
+# Two deep, as the other members are: so it finds the classifier of the run to copy.
+FOLDER = "gallery/gated"
 
 
 def member(run: Run) -> Run:

@@ -22,6 +22,10 @@ def test_a_vector_shifts_every_pixel_alike_and_a_map_each_by_its_own():
   unit = jax.random.uniform(keys[0], (2, 4, 5, 1), minval=-1.0)
   vector = jax.random.normal(keys[1], (2, 6))
   params = compilation.jit_once(network.init)(keys[2], unit, (vector,))
+  # h shifts every gate that a head depends on.
+  assert {name for name in params["params"] if name.endswith("_context")} == {
+    *("vertical0_context", "horizontal0_context", "horizontal1_context"),
+  }
   apply = jax.jit(network.apply)
   everywhere = jnp.broadcast_to(vector[:, None, None], (2, 4, 5, 6))
   of_vector = apply(params, unit, (vector,))

@@ -1,7 +1,6 @@
 """Inversion by descent on the pixels."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +22,9 @@ def halves(levels):
 
 def found(descent, levels=LEVELS, seeds=(0, 1, 2), encode=halves):
   keys_B = jax.vmap(jax.random.key)(jnp.array(seeds))
-  invert = functools.partial(
-    optimisation.invert, encode, image_shape=(4, 5, 1), num_levels=17, descent=descent
+  return optimisation.invert(
+    encode, encode(levels), keys_B, image_shape=(4, 5, 1), num_levels=17, descent=descent
   )
-  return jax.jit(invert)(encode(levels), keys_B)
 
 
 def test_an_image_with_the_same_h_is_found_and_need_not_be_the_original():

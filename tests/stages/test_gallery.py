@@ -71,7 +71,7 @@ def test_what_is_compared_is_paired_by_image(shown):
   assert difference[f"{name}_standard_error"] == pytest.approx(gap.std(ddof=1) / 2, rel=1e-3)
   nats = [
     storage.read_npz(folder / "nats.npz")["nats"][:4]
-    for folder in (shown.folder / "gated", shown.folder)
+    for folder in (shown.folder / "gallery" / "gated", shown.folder)
   ]
   assert rows["gated"]["nats"] == pytest.approx(nats[0].mean())
   gap = (nats[0] - nats[1]).mean()
