@@ -135,7 +135,7 @@ def _train_rivals_of_digits(config):
       "batch_size": 64,
       "learning_rate": 5e-3,
       "decay": "cosine",
-      "num_steps": 1000,
+      "num_steps": 700,
       "ema_decay": 0.98,
       "log_every": 50,
       "validate_every": 100,

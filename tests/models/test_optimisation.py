@@ -23,7 +23,12 @@ def halves(levels):
 def found(descent, levels=LEVELS, seeds=(0, 1, 2), encode=halves):
   keys_B = jax.vmap(jax.random.key)(jnp.array(seeds))
   return optimisation.invert(
-    encode, encode(levels), keys_B, image_shape=(4, 5, 1), num_levels=17, descent=descent
+    encode,
+    jnp.float32(encode(levels)),
+    keys_B,
+    image_shape=(4, 5, 1),
+    num_levels=17,
+    descent=descent,
   )
 
 
