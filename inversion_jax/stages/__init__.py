@@ -38,7 +38,7 @@ _RECORDS = (
   Stage(
     "gallery",
     gallery.act,
-    needs=("inverter", "decoder"),
+    needs=("inverter", "decoder", "evaluate"),
     check=only_for_layers("gallery"),
     made_for=gallery.made_for,
     files=gallery.FILES,

@@ -141,7 +141,7 @@ def test_stored_features_get_what_needs_no_derivative_and_a_sentence(
   # Densities are as with a layer, and take long to compile.
   rest = tuple(method for method in gallery.METHODS if not method.is_density)
   monkeypatch.setattr(gallery, "METHODS", rest)
-  run = run_stages(config, tmp_path / "run", ("inverter", "decoder", "gallery"))
+  run = run_stages(config, tmp_path / "run", ("inverter", "decoder", "evaluate", "gallery"))
   assert list(rows_of(run)) == ["nearest", "mse"]
   assert not {"accuracy", "feature_l1_to_original"} & set(rows_of(run)["mse"])
   page = (run.folder / "figures" / "gallery.html").read_text()
