@@ -32,8 +32,9 @@ _STAGES = flags.DEFINE_list(
   "stages",
   list(stages.DEFAULT),
   "Stages to run, in this order. Besides these there are checks (controls with a known answer), "
-  "brackets (the layer through noise and few bits, from both sides), neighbours (Table 1) and gan "
-  "(figure 3); the report shows them if it comes after them.",
+  "brackets (the layer through noise and few bits, from both sides), neighbours (Table 1), gan "
+  "(figure 3) and gallery (every way to look inside; perceptual, deepsim and gated train parts of "
+  "it); the report shows them if it comes after them.",
 )
 _JOBS = flags.DEFINE_integer(
   "jobs",

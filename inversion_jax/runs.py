@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -130,6 +131,13 @@ class Run:
     names = {field.name for field in dataclasses.fields(Recipe)}
     return Recipe(**{name: self.config[model][name] for name in names})
 
+  def train(self, model: str, subject: Callable[[], sessions.Subject]):
+    """Trains one of the run's models of h, by the name of its section, unless it is trained."""
+    if self.is_trained(model):
+      return
+    self.fit_statistics()
+    sessions.train(subject(), self.recipe(model), seed=self.config.seed, folder=self.folder)
+
   def network(self) -> Network:
     """The size and kind of the inverter."""
     return inversion.network_of(self.config.to_dict())
@@ -197,6 +205,11 @@ class Run:
     like = {"ema_params": placement.replicated_shapes(like)}
     return sessions.saved_parts(self.folder, model, step, like)["ema_params"]
 
+  def layers_fn(self, **fields: Any) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """Images to all activations of the trained classifier; `fields` are what it has otherwise."""
+    classifier = self.classifier().clone(**fields)
+    return functools.partial(classifier.apply, {"params": self.classifier_params()})
+
   @functools.cached_property
   def features(self) -> Features | None:
     """The source of h, before it is standardised; None for p(x)."""
@@ -204,8 +217,7 @@ class Run:
       return None
     if self._is_file:
       return self._controlled(self._file_pairs()["train"].features)
-    layers_fn = functools.partial(self.classifier().apply, {"params": self.classifier_params()})
-    return self._controlled(self._layer(layers_fn))
+    return self._controlled(self._layer(self.layers_fn()))
 
   @functools.cached_property
   def h_shape(self) -> tuple[int, ...] | None:

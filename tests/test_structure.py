@@ -23,6 +23,7 @@ LADDER = [
   *("data.images", "data.batches", "data.datasets", "data.reduced", "data.loading"),
   *("information.statistics", "information.diversity", "information.neighbours"),
   *(
+    "features.deconvnets",
     "features.classifiers",
     "features.noise",
     "features.sources",
@@ -31,9 +32,11 @@ LADDER = [
   ),
   *("information.densities", "information.estimators"),
   *("models.layers", "models.likelihoods", "models.pixelcnn", "models.incremental"),
+  "models.gated",
   "models.upward",
   *("models.contexts", "models.inverters", "models.widening", "models.decoders", "models.gans"),
-  "models.sampling",
+  "models.perceptual",
+  *("models.optimisation", "models.sampling"),
   *("fitting.costs", "fitting.scoring", "fitting.training", "fitting.sessions"),
   *(
     "report",

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from inversion_jax.features import classifiers
 from inversion_jax.fitting import training
-from inversion_jax.models import gans
+from inversion_jax.models import gans, optimisation
 from inversion_jax.models.decoders import Decoder
 
 NO_LAYER = ""
@@ -14,6 +14,8 @@ BEST_STEP = -1
 # The only layer of a data set that is a file of images and features.
 STORED_LAYER = "h"
 FILE_ENDING = ".npz"
+# Sections of models that are trained, each with the fields of a `Recipe`.
+MODELS = ("classifier", "inverter", "decoder", "gan", "perceptual", "deepsim", "gated")
 
 
 def default() -> ConfigDict:
@@ -42,7 +44,7 @@ def default() -> ConfigDict:
     }
   )
   config.classifier.network = _fields_of(
-    classifiers.Classifier, kind="conv", without=("num_classes", "num_levels")
+    classifiers.Classifier, kind="conv", without=("num_classes", "num_levels", "backward")
   )
   config.representation = ConfigDict(
     {
@@ -79,12 +81,16 @@ def default() -> ConfigDict:
       "reader_units": 512,
       "reader_dropout_rate": 0.0,
       "reader_places": 32,  # features of the place alone, which p(x) has, too
+      "architecture": "pixelcnn++",  # or "gated", of van den Oord et al. (2016b)
       "remat": "",  # computed again to save memory: "elementwise" or "blocks"; not felt on CPUs
     }
   )
   config.decoder = _recipe(num_steps=20_000, decay="cosine", ema_decay=0.999)
   config.decoder.network = _fields_of(Decoder, without=("num_colours",))
   config.gan = _gan()
+  config.perceptual = _judged_decoder(adversarial_weight=0.0)
+  config.deepsim = _judged_decoder(adversarial_weight=0.01, adam_b1=0.5)
+  config.gated = _gated()
   config.evaluate = ConfigDict(
     {
       "batch_size": 128,
@@ -101,6 +107,16 @@ def default() -> ConfigDict:
       "batch_size": 80,
       "sampler": "auto",  # or "cached" (what auto is), "fixed_point", "ancestral"
       "num_given_rows": 0,  # complete the test images from their first rows
+    }
+  )
+  config.optimisation = ConfigDict(dataclasses.asdict(optimisation.Descent()))
+  # Every method on the first test images; those that draw draw so many of each, and the one that
+  # optimises begins as often.
+  config.gallery = ConfigDict(
+    {
+      "num_images": 250,
+      "num_samples": 4,
+      "entropy_weight": 10.0,  # of the GAN
     }
   )
   # Table 1 compares the first test images with so many samples each.
@@ -138,6 +154,35 @@ def _gan() -> ConfigDict:
     }
   )
   config.network = _fields_of(gans.Gan, without=("num_levels", "image_shape"))
+  return config
+
+
+def _judged_decoder(adversarial_weight: float, **recipe) -> ConfigDict:
+  """Decoders with a comparator; their networks are those of `decoder` and `gan`."""
+  config = _recipe(num_steps=20_000, decay="cosine", ema_decay=0.999, **recipe)
+  config.update(
+    {
+      "image_weight": 1.0,  # of the squared error of sub-pixels from 0 to 1
+      "feature_weight": 1.0,  # of the squared error of features, as a fraction of their variance
+      "adversarial_weight": adversarial_weight,
+      "comparator_layers": (),  # of the classifier; () is all of them
+    }
+  )
+  return config
+
+
+def _gated() -> ConfigDict:
+  """The gated PixelCNN that stands beside the inverter; what is not here is the inverter's."""
+  config = _recipe()
+  config.network = ConfigDict(
+    {
+      "architecture": "gated",
+      "num_filters": 64,
+      "num_blocks": 15,
+      "dropout_rate": 0.5,
+      "context": "projection",  # equations 4 and 5 of its source, h as it is
+    }
+  )
   return config
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from inversion_jax import inversion
-from inversion_jax.config.defaults import NO_LAYER, default
+from inversion_jax.config.defaults import MODELS, NO_LAYER, default
 from inversion_jax.config.saved import leaves
 from inversion_jax.machine.errors import UserError
 
@@ -105,6 +105,7 @@ def use_digits(config: ConfigDict):
       "validate_every": 500,
     }
   )
+  _train_rivals_of_digits(config)
   config.evaluate.batch_size = 250
 
 
@@ -140,6 +141,41 @@ def _use_coarser(config, name, num_filters, pool_sizes=(2, 2), num_scales=3):
   config.inverter.update({"ema_decay": 0.98, "validate_every": 400, "log_every": 50})
   config.decoder.network.update({"num_filters": 32, "num_units": 128, "num_scales": num_scales})
   config.decoder.update({"num_steps": 1_000, "validate_every": 250, "ema_decay": 0.98})
+
+
+def _train_rivals_of_digits(config):
+  """The gallery's: decoders as long as the plain one, the gated network as long as the inverter."""
+  config.perceptual.update(
+    {
+      "learning_rate": 3e-3,
+      "num_steps": 300,
+      "ema_decay": 0.98,
+      "log_every": 50,
+      "validate_every": 150,
+    }
+  )
+  config.deepsim.update(
+    {
+      "learning_rate": 1e-3,
+      "num_steps": 1000,
+      "ema_decay": 0.98,
+      "log_every": 100,
+      "validate_every": 250,
+    }
+  )
+  config.gated.network.update({"num_filters": 32, "num_blocks": 5, "dropout_rate": 0.3})
+  config.gated.update(
+    {
+      "batch_size": 64,
+      "learning_rate": 5e-3,
+      "decay": "cosine",
+      "num_steps": 700,
+      "ema_decay": 0.98,
+      "log_every": 50,
+      "validate_every": 100,
+      "weight_decay": inversion.WEIGHT_DECAY,
+    }
+  )
 
 
 def use_features(config: ConfigDict):
@@ -212,7 +248,7 @@ def _shrink(config):
   if config.data.name == "affnist":
     config.data.name = "affnist/small"
   config.data.update({"num_train": 256, "num_validation": 40, "num_test": 40})
-  for section in (config.classifier, config.inverter, config.decoder, config.gan):
+  for section in (config[name] for name in MODELS):
     section.update({"batch_size": 16, "num_steps": 6, "log_every": 2, "validate_every": 3})
   config.classifier.snapshot_steps = (0,)
   config.gan.entropy_weights = (0.0, 10.0)
@@ -223,6 +259,9 @@ def _shrink(config):
   config.inverter.network.update({"reader_filters": 8, "reader_units": 16, "reader_places": 4})
   config.inverter.likelihood.num_components = 2
   config.decoder.network.update({"num_filters": 8, "num_units": 16})
+  config.gated.network.update({"num_filters": 4, "num_blocks": 2})
+  config.optimisation.num_steps = 5
+  config.gallery.update({"num_images": 4, "num_samples": 2})
   config.evaluate.batch_size = 16
   config.sample.update({"num_images": 2, "num_samples": 2, "batch_size": 4})
   config.neighbours.update({"num_images": 4, "num_samples": 2})

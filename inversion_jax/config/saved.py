@@ -1,5 +1,6 @@
 """Configurations as run folders keep them: what may change in a folder, what runs may share."""
 
+import dataclasses
 import typing
 from collections.abc import Iterator
 
@@ -7,16 +8,13 @@ import ml_collections
 from ml_collections import ConfigDict
 
 from inversion_jax import inversion
-from inversion_jax.config.defaults import default
+from inversion_jax.config.defaults import MODELS, default
+from inversion_jax.models.optimisation import Descent
 
 # Fields that only say how long, how often or where: a later run of a folder may change them.
 FREE_FIELDS = (
   "data.dir",
-  *(
-    f"{section}.{field}"
-    for section in ("classifier", "inverter", "decoder", "gan")
-    for field in inversion.FREE_FIELDS
-  ),
+  *(f"{section}.{field}" for section in MODELS for field in inversion.FREE_FIELDS),
   "gan.entropy_weights",
   "inverter.filter_multiple",
   "inverter.network.remat",
@@ -33,6 +31,10 @@ FREE_FIELDS = (
   "neighbours.num_samples",
   "neighbours.num_shown",
   "neighbours.num_many",
+  *(f"optimisation.{field.name}" for field in dataclasses.fields(Descent)),
+  "gallery.num_images",
+  "gallery.num_samples",
+  "gallery.entropy_weight",
 )
 
 

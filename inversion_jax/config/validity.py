@@ -12,7 +12,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from inversion_jax import inversion
-from inversion_jax.config.defaults import BEST_STEP, NO_LAYER, STORED_LAYER, default, is_file
+from inversion_jax.config.defaults import (
+  BEST_STEP,
+  MODELS,
+  NO_LAYER,
+  STORED_LAYER,
+  default,
+  is_file,
+)
 from inversion_jax.config.saved import leaves
 from inversion_jax.data import loading
 from inversion_jax.features import classifiers, noise, wrappers
@@ -21,8 +28,8 @@ from inversion_jax.machine import limits
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.limits import ABOVE_ZERO, FRACTION, NOT_NEGATIVE, Limit
 from inversion_jax.models import sampling
+from inversion_jax.models.optimisation import Descent
 
-MODELS = ("classifier", "inverter", "decoder", "gan")
 # Fields that belong to no record that checks itself.
 LIMITS: dict[Limit, tuple[str, ...]] = {
   ABOVE_ZERO: (
@@ -46,6 +53,8 @@ LIMITS: dict[Limit, tuple[str, ...]] = {
     "sample.batch_size",
     "neighbours.num_images",
     "neighbours.num_samples",
+    "gallery.num_images",
+    "gallery.num_samples",
   ),
   FRACTION: ("classifier.network.dropout_rate",),
   NOT_NEGATIVE: (
@@ -58,6 +67,13 @@ LIMITS: dict[Limit, tuple[str, ...]] = {
     "gan.adversarial_weight",
     "gan.conditional_weight",
     "gan.entropy_weights",
+    "perceptual.image_weight",
+    "perceptual.feature_weight",
+    "perceptual.adversarial_weight",
+    "deepsim.image_weight",
+    "deepsim.feature_weight",
+    "deepsim.adversarial_weight",
+    "gallery.entropy_weight",
     "evaluate.num_maps",
     "sample.num_given_rows",
     "neighbours.num_shown",
@@ -93,6 +109,8 @@ def check(config: Any) -> ConfigDict:
       limits.check_number(field, _value(config, field), limit)
   with named(inverter_field):
     inversion.network_of(config.to_dict())
+  with named("optimisation.{}".format):
+    Descent(**config.optimisation)
   names = {field.name for field in dataclasses.fields(Recipe)}
   for model in MODELS:
     with named(f"{model}.{{}}".format):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Shaped
 
+from inversion_jax.features import deconvnets
 from inversion_jax.machine.errors import UserError
 
 LAYERS_OF_KIND = {
@@ -36,6 +37,7 @@ class Classifier(nn.Module):
     num_dense_units: of each dense layer of kind "dense".
     num_units: of fc3.
     dropout_rate: after every layer but the last; the paper does not give it.
+    backward: what its ReLUs pass back, see `deconvnets.rectifier`.
 
   Source: Nash et al. (2019), appendix A.
   """
@@ -50,6 +52,7 @@ class Classifier(nn.Module):
   num_dense_units: int = 2048
   num_units: int = 256
   dropout_rate: float = 0.5
+  backward: str = deconvnets.GRADIENT
 
   @nn.compact
   def __call__(
@@ -65,7 +68,7 @@ class Classifier(nn.Module):
         f"classifier.network.kind={self.kind!r} is not known; use one of "
         f"{', '.join(LAYERS_OF_KIND)}."
       )
-    layers = {}
+    layers, relu = {}, deconvnets.rectifier(self.backward)
     x = levels_BHWC.astype(jnp.float32) / (self.num_levels - 1)
 
     def finish(name, activations):
@@ -75,17 +78,17 @@ class Classifier(nn.Module):
     if self.kind == "dense":
       x = x.reshape(len(x), -1)
       for name in ("dense1", "dense2"):
-        x = finish(name, nn.relu(nn.Dense(self.num_dense_units, name=name)(x)))
+        x = finish(name, relu(nn.Dense(self.num_dense_units, name=name)(x)))
     else:
       for name, features, pool in zip(
         ("conv1", "conv2"), self.num_filters, self.pool_sizes, strict=True
       ):
-        x = finish(name, self._conv_layer(x, name, features, pool))
+        x = finish(name, self._conv_layer(x, name, features, pool, relu))
       if self.kind == "pool":
         # Of the maps before dropout, whose rescaling would bias a maximum.
         x = finish("pool", layers["conv2"].max((1, 2)))
       x = x.reshape(len(x), -1)
-    x = finish("fc3", nn.relu(nn.Dense(self.num_units, name="fc3")(x)))
+    x = finish("fc3", relu(nn.Dense(self.num_units, name="fc3")(x)))
     layers["logits"] = nn.Dense(self.num_classes, name="logits")(x)
     return layers
 
@@ -104,7 +107,7 @@ class Classifier(nn.Module):
           f"{name}; choose smaller ones."
         )
 
-  def _conv_layer(self, x, name, features, pool):
+  def _conv_layer(self, x, name, features, pool, relu):
     kernel = (self.kernel_size, self.kernel_size)
-    x = nn.relu(nn.Conv(features, kernel, padding=self.padding, name=name)(x))
+    x = relu(nn.Conv(features, kernel, padding=self.padding, name=name)(x))
     return nn.max_pool(x, (pool, pool), strides=(pool, pool)) if pool > 1 else x

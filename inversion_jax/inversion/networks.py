@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from inversion_jax.fitting import costs
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.machine import limits
-from inversion_jax.models import contexts, likelihoods, pixelcnn, upward
+from inversion_jax.models import contexts, inverters, likelihoods, pixelcnn, upward
 from inversion_jax.models.inverters import Inverter
 
 DTYPES = ("float32", "bfloat16")
@@ -29,6 +29,7 @@ class Network:
   But for `context`: the paper's reader of h, "projection", leaves nats of h unread.
 
   Attributes:
+    architecture: of the causal network, "pixelcnn++" or "gated", which has one scale.
     num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
     context: how h is brought in, "projection" (the paper's), "encoder" or "decoder".
     resize_method: of a spatial h in the first two, see `ContextEncoder`.
@@ -41,6 +42,7 @@ class Network:
     dtype: of the activations, "float32" or "bfloat16".
   """
 
+  architecture: str = inverters.PIXELCNN
   num_filters: int = 64
   num_blocks: int = 3
   num_scales: int = 3
@@ -65,6 +67,7 @@ class Network:
     limits.check_fields(self, ("reader_places",), limits.NOT_NEGATIVE)
     limits.check_fields(self, RATES, limits.FRACTION)
     limits.check_number("min_log_scale", self.min_log_scale, LOG_SCALES)
+    limits.check_one_of("architecture", self.architecture, inverters.ARCHITECTURES)
     limits.check_one_of("context", self.context, contexts.MODES)
     limits.check_one_of("resize_method", self.resize_method, contexts.RESIZE_METHODS)
     limits.check_one_of("remat", self.remat, pixelcnn.REMATS)
@@ -89,7 +92,14 @@ class Network:
 
 
 # Those of `Network` that are attributes of `Inverter` under the same name.
-MODULE_FIELDS = ("num_filters", "num_blocks", "num_scales", "dropout_rate", "context")
+MODULE_FIELDS = (
+  "architecture",
+  "num_filters",
+  "num_blocks",
+  "num_scales",
+  "dropout_rate",
+  "context",
+)
 MODULE_FIELDS += ("context_dropout_rate", "resize_method", "remat")
 MODULE_FIELDS += (
   "reader_filters",

@@ -32,6 +32,8 @@ CHECKS = "checks.json"
 BRACKETS = "brackets.json"
 GAN = "gan.json"
 GAN_SAMPLES = "gan.npz"
+GALLERY = "gallery.json"
+GALLERY_IMAGES = "gallery.npz"
 REPORT = "report.html"
 FIGURES = "figures"
 

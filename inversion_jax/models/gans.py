@@ -59,7 +59,7 @@ class Discriminator(nn.Module):
   """An image -> is it real, and from which noise was it made, by one network with two heads.
 
   Attributes: as of `Generator`, whose maps it walks down again; `num_units` and `num_noise` are
-  those of the layer that both heads share, and of the noise.
+  those of the layer that both heads share, and of the noise; without noise there is one head.
   """
 
   num_levels: int
@@ -78,6 +78,8 @@ class Discriminator(nn.Module):
       x = nn.leaky_relu(nn.Conv(self.num_filters * 2**scale, (3, 3))(_halved(x)), LEAK)
     x = nn.leaky_relu(nn.Dense(self.num_units)(x.reshape(len(x), -1)), LEAK)
     is_real_B = nn.Dense(1, name="is_real")(x)[:, 0]
+    if not self.num_noise:
+      return is_real_B, jnp.zeros((len(x), 0))
     return is_real_B, nn.sigmoid(nn.Dense(self.num_noise, name="noise")(x))
 
 
@@ -130,13 +132,8 @@ class Gan(nn.Module):
   def generate(
     self, z: Float[Array, "B *map Z"], noise_BE: Float[Array, "B E"]
   ) -> Float[Array, "B H W C"]:
-    """Returns whole levels, through whose rounding gradients pass unchanged.
-
-    Networks that saw the fractions could hide the noise, or recognise a real image, in what no
-    image can hold.
-    """
-    levels_BHWC = self.generator(z, noise_BE)
-    return levels_BHWC + jax.lax.stop_gradient(jnp.round(levels_BHWC) - levels_BHWC)
+    """Returns whole levels."""
+    return whole_levels(self.generator(z, noise_BE), self.num_levels)
 
   def discriminate(
     self, levels_BHWC: Shaped[Array, "B H W C"]
@@ -153,6 +150,16 @@ class Weights(NamedTuple):
   entropy: float
 
 
+def whole_levels(levels_BHWC: Float[Array, "B H W C"], num_levels: int) -> Float[Array, "B H W C"]:
+  """Whole levels 0..num_levels - 1, through whose rounding gradients pass unchanged.
+
+  Networks that saw the fractions could hide noise, or recognise a real image, in what no image can
+  hold.
+  """
+  whole_BHWC = jnp.clip(jnp.round(levels_BHWC), 0, num_levels - 1)
+  return levels_BHWC + jax.lax.stop_gradient(whole_BHWC - levels_BHWC)
+
+
 def real_loss(is_real_B: Float[Array, " B"]) -> Float[Array, " B"]:
   """-log D(x) in nats: of real images for the discriminator, of made ones for the generator."""
   return optax.sigmoid_binary_cross_entropy(is_real_B, jnp.ones_like(is_real_B))
@@ -161,6 +168,13 @@ def real_loss(is_real_B: Float[Array, " B"]) -> Float[Array, " B"]:
 def made_loss(is_real_B: Float[Array, " B"]) -> Float[Array, " B"]:
   """-log(1 - D(x)) in nats, of made images for the discriminator."""
   return optax.sigmoid_binary_cross_entropy(is_real_B, jnp.zeros_like(is_real_B))
+
+
+def discriminator_loss(
+  is_real_B: Float[Array, " B"], is_made_real_B: Float[Array, " B"]
+) -> Float[Array, ""]:
+  """Both mistakes of the discriminator, given its logits for real images and for made ones."""
+  return 0.5 * (real_loss(is_real_B).mean() + made_loss(is_made_real_B).mean())
 
 
 def conditional_loss(
@@ -231,7 +245,7 @@ def gan_loss(
 
   is_real_B, _ = discriminate(params, image_BHWC)
   is_made_real_B, predicted_BE = discriminate(params, jax.lax.stop_gradient(made_BHWC))
-  adversarial = 0.5 * (real_loss(is_real_B).mean() + made_loss(is_made_real_B).mean())
+  adversarial = discriminator_loss(is_real_B, is_made_real_B)
   of_discriminator = (
     weights.adversarial * adversarial
     + weights.entropy * entropy_loss(noise_BE, predicted_BE).mean()

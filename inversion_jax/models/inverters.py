@@ -12,11 +12,14 @@ from jaxtyping import Array, Float, Shaped
 from inversion_jax.machine.errors import UserError
 from inversion_jax.models import incremental, likelihoods, pixelcnn
 from inversion_jax.models.contexts import DECODER, ContextEncoder, Reader
-from inversion_jax.models.pixelcnn import rematerialising
+from inversion_jax.models.gated import GatedPixelCNN
+from inversion_jax.models.pixelcnn import PixelCNN, rematerialising
 
 AnyArray = Array | np.ndarray
 # The name under which an inverter keeps what brings h in.
 READER = "encoder"
+PIXELCNN, GATED = "pixelcnn++", "gated"
+ARCHITECTURES = (PIXELCNN, GATED)
 
 
 class Inverter(nn.Module):
@@ -30,6 +33,8 @@ class Inverter(nn.Module):
 
   Attributes:
     likelihood: the distribution of one pixel given the head.
+    architecture: of the causal network, "pixelcnn++" or "gated", see `PixelCNN` and
+      `GatedPixelCNN`; the second has one scale, whatever num_scales is.
     num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
     context: how h is brought in, "projection", "encoder" or "decoder", see `contexts`.
     resize_method: of a spatial h in the first two, see `ContextEncoder`.
@@ -42,6 +47,7 @@ class Inverter(nn.Module):
   """
 
   likelihood: likelihoods.Likelihood
+  architecture: str = PIXELCNN
   num_filters: int = 64
   num_blocks: int = 3
   num_scales: int = 3
@@ -61,15 +67,30 @@ class Inverter(nn.Module):
     """Builds the parts; both are functions of the fields alone."""
     is_reader = self.context == DECODER
     self.encoder = self._reader() if is_reader else self._encoder()
-    self.network = rematerialising(self.remat)(
+    spread = 0.0 if is_reader else pixelcnn.CONTEXT_SPREAD
+    self.network = self._gated(spread) if self.architecture == GATED else self._pixelcnn(spread)
+
+  def _pixelcnn(self, context_spread):
+    is_reader = self.context == DECODER
+    return rematerialising(PixelCNN, self.remat)(
       self.likelihood.num_features,
       self.num_filters,
       self.num_blocks,
       self.num_scales,
       self.dropout_rate,
       self.context_dropout_rate,
-      context_spread=0.0 if is_reader else pixelcnn.CONTEXT_SPREAD,
+      context_spread=context_spread,
       linear_features=self.likelihood.linear_features if is_reader else None,
+    )
+
+  def _gated(self, context_spread):
+    return rematerialising(GatedPixelCNN, self.remat)(
+      self.likelihood.num_features,
+      self.num_filters,
+      self.num_blocks,
+      self.dropout_rate,
+      self.context_dropout_rate,
+      context_spread=context_spread,
     )
 
   def _encoder(self):
@@ -115,7 +136,8 @@ class Inverter(nn.Module):
     if z is None and self.context != DECODER:
       return None
     z = None if z is None else jnp.asarray(z, self.dtype)
-    return self.encoder(z, size, self.num_scales, train)
+    num_scales = 1 if self.architecture == GATED else self.num_scales
+    return self.encoder(z, size, num_scales, train)
 
   def head(
     self,
@@ -135,6 +157,11 @@ class Inverter(nn.Module):
   def _head(self, levels_BHWC, contexts, train):
     unit_BHWC = likelihoods.to_unit(levels_BHWC, self.likelihood.num_levels)
     return self.network(unit_BHWC.astype(self.dtype), contexts, train)
+
+  @property
+  def has_raster(self) -> bool:
+    """Whether `raster` knows the network, so that its samples can be `cached`."""
+    return self.architecture == PIXELCNN
 
   def raster(
     self,

@@ -317,10 +317,11 @@ REMATS: dict[str, Callable | None] = {
 }
 
 
-def rematerialising(remat: str) -> type[PixelCNN]:
-  """`PixelCNN`, computing the same, with less memory for its gradient.
+def rematerialising(network: type[nn.Module], remat: str) -> type[nn.Module]:
+  """A class of causal network, computing the same, with less memory for its gradient.
 
   Args:
+    network: `PixelCNN`, or one that is called alike.
     remat: "" keeps all intermediate results for the backward pass, "elementwise" only those of
       convolutions, "blocks" only the features after each block, so that the forward pass is done
       twice. XLA:CPU does the work twice without saving memory, as it computes again too early; use
@@ -329,5 +330,5 @@ def rematerialising(remat: str) -> type[PixelCNN]:
   if remat not in REMATS:
     raise UserError(f"remat={remat!r} is not known; use one of {', '.join(map(repr, REMATS))}.")
   if not remat:
-    return PixelCNN
-  return nn.remat(PixelCNN, policy=REMATS[remat], static_argnums=(3,))
+    return network
+  return nn.remat(network, policy=REMATS[remat], static_argnums=(3,))

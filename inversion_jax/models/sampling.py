@@ -20,7 +20,8 @@ from inversion_jax.machine.errors import UserError
 from inversion_jax.models.likelihoods import Likelihood
 
 HeadFn = Callable[[Int[Array, "B H W C"]], Float[Array, "B H W F"]]
-# `cached` was the fastest in every measurement (see the README's table), so "auto" is `cached`.
+# `cached` was the fastest in every measurement (see the README's table), so "auto" is `cached` for
+# networks that have it, and `fixed_point` for others.
 SAMPLERS = ("auto", "ancestral", "cached", "fixed_point")
 IMAGES_PER_SLOT = 4
 
@@ -30,6 +31,7 @@ class Model(Protocol):
   """What is sampled from: a bound `Inverter`, `inverter.bind({"params": params})`."""
 
   likelihood: Likelihood
+  has_raster: bool
 
   def head(self, levels_BHWC: Any, contexts: Any) -> Any:
     """The head of every pixel, from whole images."""
@@ -62,7 +64,7 @@ def draw(
     keys_B: one key per image; the same key gives the same image, whatever the batch and, but for
       rounding, the sampler.
     size: rows, columns.
-    sampler: one of `SAMPLERS`; "auto" is "cached".
+    sampler: one of `SAMPLERS`; "auto" is "cached", or "fixed_point" without `has_raster`.
     given_BRWC: levels of the first R rows.
 
   Returns:
@@ -71,6 +73,12 @@ def draw(
   if sampler not in SAMPLERS:
     raise UserError(f"sampler={sampler!r} is not known; use one of {', '.join(SAMPLERS)}.")
   contexts = _for_each(contexts, len(keys_B))
+  if sampler == "auto":
+    sampler = "cached" if model.has_raster else "fixed_point"
+  if sampler == "cached" and not model.has_raster:
+    raise UserError(
+      "sampler='cached' does not know the gated network; use 'fixed_point', which draws the same."
+    )
   if sampler == "ancestral":
 
     def head_fn(levels_BHWC):

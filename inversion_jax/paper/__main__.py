@@ -27,7 +27,7 @@ from inversion_jax.machine.errors import Parser, UserError, as_sentences
 from inversion_jax.machine.progress import say, warn
 from inversion_jax.models import contexts
 from inversion_jax.paper import listing, plans
-from inversion_jax.paper.experiments import EXPERIMENTS
+from inversion_jax.paper.experiments import EXPERIMENTS, FURTHER
 from inversion_jax.runs import Run
 
 # Under the working folder; many runs differ only in the numbers they see.
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parts = ("paper", "" if given.scale == "paper" else given.scale, given.reader or "")
   workdir = given.workdir or pathlib.Path("runs") / "_".join(filter(None, parts))
   names = list(EXPERIMENTS) if given.experiment == "paper" else [given.experiment]
-  planned = plans.merged(one for name in names for one in EXPERIMENTS[name].plan(scale))
+  planned = plans.merged(one for name in names for one in _experiment(name).plan(scale))
   if given.reader:
     planned = [plans.read_by(one, given.reader) for one in planned]
   if given.part:
@@ -64,9 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
   return 1 if failed or undrawn else 0
 
 
+def _experiment(name):
+  return (EXPERIMENTS | FURTHER)[name]
+
+
 def _parser():
   parser = Parser("inversion_jax.paper", __doc__)
-  parser.add_argument("experiment", choices=("paper", *EXPERIMENTS), help="paper is all of them")
+  parser.add_argument(
+    "experiment",
+    choices=("paper", *EXPERIMENTS, *FURTHER),
+    help=f"paper is all of them but {', '.join(FURTHER)}",
+  )
   parser.add_argument(
     "--miniature",
     action="store_const",
@@ -119,17 +127,18 @@ def _succeeds(planned: plans.Planned, workdir: pathlib.Path) -> bool:
 
 
 def _is_drawn(name, scale, workdir, failed):
-  missing = [one.folder for one in EXPERIMENTS[name].plan(scale) if one.folder in failed]
+  experiment = _experiment(name)
+  missing = [one.folder for one in experiment.plan(scale) if one.folder in failed]
   if missing:
     warn("%s is not drawn: %s failed.", name, ", ".join(missing))
     return False
   output = workdir / "figures"
   try:
-    EXPERIMENTS[name].draw(workdir, output, scale)
+    experiment.draw(workdir, output, scale)
   except UserError as error:
     warn("%s is not drawn: %s", name, error)
     return False
-  print(f"{EXPERIMENTS[name].title}: {', '.join(sorted(map(str, output.glob(f'{name}.*'))))}")
+  print(f"{experiment.title}: {', '.join(sorted(map(str, output.glob(f'{name}[._]*'))))}")
   return True
 
 

@@ -79,6 +79,11 @@ def table_1(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   report.write_table_1(output, folders)
 
 
+def gallery(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
+  """Every way to look inside a layer: pictures, table, page."""
+  report.write_gallery(output, [workdir / scale.single / layer for layer in plans.LAYERS])
+
+
 def figure_4(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """Three networks on affNIST: accuracy, NCE, and where their samples lie."""
   del scale
@@ -252,6 +257,10 @@ class Experiment(NamedTuple):
   draw: Callable[[pathlib.Path, pathlib.Path, Scale], None]
 
 
+# Beside the paper's own: "paper" is not these.
+FURTHER = {
+  "gallery": Experiment("Every way to look inside a layer", plans.gallery, gallery),
+}
 EXPERIMENTS = {
   "figure_1": Experiment("Inverting network layers", plans.layers, figure_1),
   "figure_2": Experiment("Samples and nearest neighbours", plans.closest_samples, figure_2),

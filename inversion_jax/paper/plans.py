@@ -113,6 +113,11 @@ def gans(scale: Scale) -> list[Planned]:
   return [_layer(scale, scale.single, "fc3", "gan")]
 
 
+def gallery(scale: Scale) -> list[Planned]:
+  """Every way to look inside each layer of one set."""
+  return [_layer(scale, scale.single, layer, "gallery") for layer in LAYERS]
+
+
 def architectures(scale: Scale) -> list[Planned]:
   """Figure 4: fc3 of three networks on affNIST."""
   planned = []

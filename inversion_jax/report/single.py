@@ -8,7 +8,7 @@ import numpy as np
 
 from inversion_jax import information
 from inversion_jax.machine import storage
-from inversion_jax.report import answers, figures, page, pictures, table_1
+from inversion_jax.report import answers, figures, gallery, page, pictures, table_1
 from inversion_jax.report.bounds import brackets_section
 from inversion_jax.report.files import UNCONDITIONAL, RunFiles, read_run, settings
 from inversion_jax.report.page import Html, element, number
@@ -62,6 +62,7 @@ def write_run_report(run_dir: pathlib.Path) -> None:
     _honest_words(run),
     _samples(run),
     table_1.section(run),
+    gallery.section(run),
     _images(run),
     _brackets(run),
     answers.section(run),

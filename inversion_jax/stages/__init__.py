@@ -1,5 +1,6 @@
 """The stages of one run; each reads and writes the run's folder alone, and skips what is done."""
 
+import functools
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -9,9 +10,18 @@ from inversion_jax import report
 from inversion_jax.machine import workers
 from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
-from inversion_jax.stages import brackets, checks, gan, neighbours, starting
+from inversion_jax.stages import (
+  brackets,
+  checks,
+  gallery,
+  gan,
+  gated,
+  neighbours,
+  perceptual,
+  starting,
+)
 from inversion_jax.stages.basic import CLASSIFIER, DECODER, EVALUATE, INVERTER, SAMPLE
-from inversion_jax.stages.records import Stage
+from inversion_jax.stages.records import Stage, only_for_layers
 
 _RECORDS = (
   CLASSIFIER,
@@ -43,11 +53,28 @@ _RECORDS = (
     made_for=gan.made_for,
     files=gan.FILES,
   ),
+  *(
+    Stage(
+      name,
+      functools.partial(perceptual.train, name),
+      check=functools.partial(perceptual.check, name),
+    )
+    for name in (perceptual.PERCEPTUAL, perceptual.DEEPSIM)
+  ),
+  Stage("gated", gated.train, check=only_for_layers("gated")),
+  Stage(
+    "gallery",
+    gallery.act,
+    needs=lambda run: (INVERTER, DECODER, EVALUATE),
+    check=only_for_layers("gallery"),
+    made_for=gallery.made_for,
+    files=gallery.FILES,
+  ),
 )
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _RECORDS}
 # Only for those who ask: checks and brackets train six or seven further inverters, the neighbours
-# take thousands of samples, and the GANs are a comparison.
-FURTHER = ("checks", "brackets", "neighbours", "gan")
+# take thousands of samples, and the others are rivals to compare with.
+FURTHER = ("checks", "brackets", "neighbours", "gan", "perceptual", "deepsim", "gated", "gallery")
 DEFAULT = tuple(name for name in STAGES if name not in FURTHER)
 
 

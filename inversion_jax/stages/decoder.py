@@ -30,10 +30,7 @@ def check(run: Run):
 
 def train(run: Run):
   """Trains the image of least expected squared error given h."""
-  if run.is_trained(NAME):
-    return
-  run.fit_statistics()
-  sessions.train(subject(run), run.recipe(NAME), seed=run.config.seed, folder=run.folder)
+  run.train(NAME, lambda: subject(run))
 
 
 def module(run: Run) -> Decoder:
@@ -108,9 +105,9 @@ def scorer(run: Run) -> Callable[[Any, Pairs], np.ndarray]:
   return score
 
 
-def reconstructions(run: Run, step: int, of: Pairs) -> UInt8[np.ndarray, "N H W C"]:
-  """What the decoder makes of the h of some images, as levels."""
-  decoder, params = module(run), params_at(run, step)
+def reconstructions(run: Run, params: Any, of: Pairs) -> UInt8[np.ndarray, "N H W C"]:
+  """What a decoder with these parameters makes of the h of some images, as levels."""
+  decoder = module(run)
   seen = run.observed.scored(of, run.root_key)
   z = seen.features.in_batches(seen.images, seen.index, placement.rounded_up(len(seen)))
 

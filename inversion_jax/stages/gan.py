@@ -4,31 +4,28 @@ One GAN for each `gan.entropy_weights`, each an ordinary run under `gan/`, on th
 run itself.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 
 from inversion_jax import config as config_lib
-from inversion_jax import information, inversion, report
+from inversion_jax import inversion, report
 from inversion_jax.fitting import scoring, sessions, training
-from inversion_jax.information import diversity, neighbours
 from inversion_jax.machine import placement, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
 from inversion_jax.models import gans, sampling, upward
 from inversion_jax.models.gans import Gan
 from inversion_jax.runs import Run
-from inversion_jax.stages import classifier
+from inversion_jax.stages import measures
 from inversion_jax.stages.basic import CLASSIFIER
 from inversion_jax.stages.neighbours import encoder, nearest_train
 
 NAME = "gan"
 FOLDER = "gan"
-NUM_VARIANCE_IMAGES = 1000
-
 
 FILES = (storage.GAN_SAMPLES, storage.GAN)
 
@@ -67,7 +64,7 @@ def made_for(run: Run) -> dict:
 def act(run: Run):
   """Writes `gan.npz`, the samples of all, `gan.json`, what they measure, and figure 3."""
   ours = storage.read_npz(run.folder / storage.SAMPLES)
-  members = [_trained(run, weight) for weight in run.config.gan.entropy_weights]
+  members = [trained(run, weight) for weight in run.config.gan.entropy_weights]
   num_images, num_samples = ours["sample"].shape[:2]
   encode, train_images = encoder(run), run.images("train")
   h_NU = encode(run.images("test").images[:num_images])
@@ -75,7 +72,7 @@ def act(run: Run):
   arrays = {
     **ours,
     "entropy_weight": np.asarray(run.config.gan.entropy_weights, np.float64),
-    "gan": np.stack([_draw(member, num_images, num_samples) for member in members]),
+    "gan": np.stack([draw(member, num_images, num_samples) for member in members]),
     "nearest": train_images.images[nearest_NS],
     "nearest_index": train_images.index[nearest_NS],
   }
@@ -84,7 +81,7 @@ def act(run: Run):
   report.write_figure_3(run.folder / storage.FIGURES, run.folder)
 
 
-def _trained(run: Run, entropy_weight: float) -> Run:
+def trained(run: Run, entropy_weight: float) -> Run:
   """The run of one GAN, trained."""
   config = run.config.copy_and_resolve_references()
   with config.unlocked():
@@ -99,10 +96,7 @@ def _trained(run: Run, entropy_weight: float) -> Run:
 
 def train(run: Run):
   """Trains the GAN of a run that has one entropy weight."""
-  if run.is_trained(NAME):
-    return
-  run.fit_statistics()
-  sessions.train(subject(run), run.recipe(NAME), seed=run.config.seed, folder=run.folder)
+  run.train(NAME, lambda: subject(run))
 
 
 def module(run: Run) -> Gan:
@@ -117,7 +111,7 @@ def subject(run: Run) -> sessions.Subject:
   clean = run.observed.clean(train_pairs)
   (entropy_weight,) = section.entropy_weights
   weights = gans.Weights(section.adversarial_weight, section.conditional_weight, entropy_weight)
-  encode_fn, h_variance = run.features.encode, _variance(train_pairs)
+  encode_fn, h_variance = run.features.encode, measures.variances(run, run.features.encode)
 
   def loss_fn(params, batch, key):
     return gans.gan_loss(
@@ -175,13 +169,6 @@ def _validate_fn(run, gan, encode_fn, h_variance):
   return validate
 
 
-def _variance(train_pairs):
-  """Of h over images, the mean over units."""
-  some = train_pairs.rows(np.arange(min(NUM_VARIANCE_IMAGES, len(train_pairs))))
-  h = some.features.of(some.images, some.index)
-  return float(np.asarray(h, np.float64).var(0).mean())
-
-
 def _noise(run, stream, index_B, sample_B):
   """The noise of each (image, sample), a function of nothing else."""
   root_key = training.key_for(run.root_key, f"gan_{stream}")
@@ -190,7 +177,7 @@ def _noise(run, stream, index_B, sample_B):
   return jax.vmap(lambda key: jax.random.uniform(key, (num_noise,)))(keys_B)
 
 
-def _draw(run, num_images, num_samples):
+def draw(run: Run, num_images: int, num_samples: int) -> UInt8[np.ndarray, "N S H W C"]:
   """Samples for the first test images, (N, S, H, W, C).
 
   Those of the last step: none of a GAN's losses tells which step is the best.
@@ -199,14 +186,14 @@ def _draw(run, num_images, num_samples):
   params = params_at(run, run.finished(NAME)["step"])
 
   @placement.jit_gathered
-  def draw(params, z, index_B, sample_B):
+  def draw_batch(params, z, index_B, sample_B):
     noise_BE = _noise(run, "sample", index_B, sample_B)
     return gan.apply({"params": params}, z, noise_BE, method="generate")
 
   rows_B = np.minimum(np.arange(placement.rounded_up(num_images)), num_images - 1)
   z, index_B = test.batch(rows_B)["h"], placement.put_batch(test.index[rows_B])
   samples = [
-    np.asarray(draw(params, z, index_B, jnp.full_like(index_B, sample)))[:num_images]
+    np.asarray(draw_batch(params, z, index_B, jnp.full_like(index_B, sample)))[:num_images]
     for sample in range(num_samples)
   ]
   return np.stack(samples, axis=1).astype(np.uint8)
@@ -234,45 +221,8 @@ def _rows(run, encode, arrays):
     "inverter": arrays["sample"],
     "nearest training images": arrays["nearest"],
   }
-  measured = [_measured(run, encode, arrays, samples) for samples in kinds.values()]
-  return [{"samples": name} | row for name, row in zip(kinds, measured, strict=True)]
-
-
-def _measured(run, encode, arrays, samples_NSHWC):
-  """Means over test images, with standard errors; pixels as a fraction of their range."""
-  test = run.images("test")
-  num_levels = test.num_levels
-  pairwise_N = diversity.pairwise_l1(samples_NSHWC) / (num_levels - 1)
-  to_original_N = diversity.l1_to_originals(samples_NSHWC, arrays["original"])
-  to_original_N /= num_levels - 1
-  feature_N, accuracy_N = _through_classifier(run, encode, arrays, samples_NSHWC)
-  values = {
-    "diversity": pairwise_N,
-    "l1_to_original": to_original_N,
-    "diversity_minus_l1_to_original": pairwise_N - to_original_N,
-    "feature_l1_to_original": feature_N,
-    "accuracy": accuracy_N,
-  }
-  sources_N = test.sources[: len(samples_NSHWC)]
-  row = {}
-  for name, values_N in values.items():
-    estimate = information.mean_with_error(values_N, sources_N)
-    row |= {name: estimate.mean, f"{name}_standard_error": estimate.standard_error}
-  return row
-
-
-def _through_classifier(run, encode, arrays, samples_NSHWC):
-  """(L1 between the layer of a sample and of its original; fraction read as the label), N each."""
-  num_images, num_samples = samples_NSHWC.shape[:2]
-  images_MHWC = samples_NSHWC.reshape(-1, *samples_NSHWC.shape[2:])
-  rows_M = np.repeat(np.arange(num_images), num_samples)
-  h_MU = encode(arrays["original"])[rows_M]
-  feature_l1_M = neighbours.l1_distance(encode(images_MHWC), h_MU)
-  labelled = dataclasses.replace(
-    run.images("test").rows(rows_M), images=images_MHWC, labels=arrays["label"][rows_M]
-  )
-  is_correct_M, _ = classifier.scorer(run)(run.classifier_params(), labelled)
-  return tuple(
-    np.asarray(values_M, np.float64).reshape(num_images, num_samples).mean(1)
-    for values_M in (feature_l1_M, is_correct_M)
-  )
+  readers = {"accuracy": run}
+  return [
+    {"samples": name} | measures.means(run, measures.of_samples(run, samples, encode, readers))
+    for name, samples in kinds.items()
+  ]

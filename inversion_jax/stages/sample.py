@@ -53,7 +53,9 @@ def act(run: Run):
   decoder_step = made_for(run)["decoder_step"]
   if decoder_step is not None:
     shown = run.pairs("test").rows(np.arange(len(arrays["original"])))
-    arrays["reconstruction"] = decoder.reconstructions(run, decoder_step, shown)
+    arrays["reconstruction"] = decoder.reconstructions(
+      run, decoder.params_at(run, decoder_step), shown
+    )
   storage.write_npz(path, arrays)
   shutil.rmtree(run.folder / PARTS, ignore_errors=True)
 

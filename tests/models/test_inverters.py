@@ -16,6 +16,7 @@ from inversion_jax.models.widening import apply_widened
 
 REPRESENTATIONS = {"none": None, "vector": (5,), "map": (3, 3, 4)}
 READER = {"context": "decoder", "reader_filters": 3, "reader_units": 6, "reader_places": 2}
+GATED = {"architecture": "gated", "num_blocks": 2, "num_filters": 12}
 READ = {kind: REPRESENTATIONS[kind] for kind in ("vector", "map")}
 
 
@@ -85,6 +86,14 @@ def test_every_head_depends_on_the_past_alone_and_on_the_past(size, num_colours,
   assert not past_irrelevant[1 : size * size].any()
 
 
+@pytest.mark.parametrize("z_shape", REPRESENTATIONS.values(), ids=REPRESENTATIONS)
+def test_the_gated_network_has_the_same_past(z_shape):
+  future_irrelevant, past_irrelevant = causality(6, 3, z_shape, **GATED)
+  assert future_irrelevant.all()
+  assert past_irrelevant[0]
+  assert not past_irrelevant[1:36].any()
+
+
 @pytest.mark.parametrize(
   ("size", "num_colours", "z_shape"),
   [(8, 3, (5,)), (10, 1, (5,)), (8, 3, (3, 3, 4)), (10, 1, (3, 3, 4)), (10, 1, None)],
@@ -112,7 +121,10 @@ def test_the_causality_test_sees_a_leak_on_the_way_up(monkeypatch):
 
 @pytest.mark.parametrize(
   ("z_shape", "fields"),
-  [(z_shape, fields) for z_shape in REPRESENTATIONS.values() for fields in ({}, READER)],
+  [
+    *((z_shape, fields) for z_shape in REPRESENTATIONS.values() for fields in ({}, READER)),
+    *(((5,), GATED), ((3, 3, 4), GATED | READER)),
+  ],
   ids=str,
 )
 @pytest.mark.parametrize("size", [(2, 2), (1, 4)])
@@ -259,7 +271,9 @@ def test_bfloat16_activations_keep_float32_parameters_and_likelihood():
 
 
 @pytest.mark.parametrize(
-  "fields", [{"context": "encoder"}, READER | {"num_scales": 1}], ids=["encoder", "decoder"]
+  "fields",
+  [{"context": "encoder"}, READER | {"num_scales": 1}, GATED | {"context": "encoder"}],
+  ids=["encoder", "decoder", "gated"],
 )
 def test_gradients_reach_every_parameter_and_are_finite(fields):
   inverter, params, images, z = tiny(3, z_shape=(3, 3, 4), num_levels=256, **fields)
@@ -348,7 +362,10 @@ def test_levels_of_any_integer_type_give_the_same_nats(dtype):
 
 @pytest.mark.parametrize(
   ("kind", "num_scales", "fields"),
-  [("vector", 3, {}), ("map", 3, {}), ("vector", 1, READER), ("map", 1, READER)],
+  [
+    *(("vector", 3, {}), ("map", 3, {}), ("vector", 1, READER), ("map", 1, READER)),
+    ("vector", 1, GATED),
+  ],
   ids=str,
 )
 @pytest.mark.parametrize("has_places", [False, True])
@@ -508,6 +525,7 @@ def test_an_unknown_rematerialisation_is_named():
     ("vector", {}),
     ("map", {"context": "encoder"}),
     ("map", READER | {"num_scales": 1}),
+    ("vector", GATED | {"num_filters": 5}),
   ],
 )
 def test_wider_inside_is_the_same_function_with_the_same_gradient(representation, fields):

@@ -12,6 +12,7 @@ from inversion_jax.models import likelihoods, sampling
 from inversion_jax.models.inverters import Inverter
 
 READER = {"context": "decoder", "reader_filters": 3, "reader_units": 6, "reader_places": 2}
+GATED = {"architecture": "gated"}
 CATEGORICAL = likelihoods.Categorical(num_levels=2)
 
 
@@ -142,15 +143,15 @@ def test_heads_pixel_by_pixel_are_those_of_the_whole_network(size, num_colours, 
   )
 
 
-@pytest.mark.parametrize("sampler", ["cached", "fixed_point"])
+SHAPES = [(1, (5,), {}), (3, (3, 3, 4), {}), (1, None, {})]
+SHAPES += [(3, (3, 3, 4), READER | {"num_scales": 2}), (1, None, READER | {"num_scales": 2})]
+
+
 @pytest.mark.parametrize(
-  ("num_colours", "z_shape", "fields"),
+  ("sampler", "num_colours", "z_shape", "fields"),
   [
-    (1, (5,), {}),
-    (3, (3, 3, 4), {}),
-    (1, None, {}),
-    (3, (3, 3, 4), READER | {"num_scales": 2}),
-    (1, None, READER | {"num_scales": 2}),
+    *((sampler, *shape) for sampler in ("cached", "fixed_point") for shape in SHAPES),
+    *(("fixed_point", 3, (3, 3, 4), GATED), ("auto", 1, (5,), GATED)),
   ],
   ids=str,
 )
@@ -194,6 +195,11 @@ def test_fixed_points_are_found_in_the_fewest_passes_and_images_make_room():
   assert (counts[1::2] == 2).all()
   assert counts[::2].min() >= 2
   assert 3 <= counts[::2].max() <= 17
+
+
+def test_the_gated_network_is_not_cached_and_says_what_draws_the_same():
+  with pytest.raises(UserError, match="'cached' does not know the gated network; use"):
+    Drawn((2, 2), **GATED).images("cached")
 
 
 def test_an_unknown_sampler_is_named():

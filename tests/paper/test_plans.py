@@ -25,7 +25,7 @@ from inversion_jax.paper import experiments, listing, plans
 def test_every_run_of_every_figure_passes_the_checks(scale):
   planned = plans.merged(
     one
-    for experiment in experiments.EXPERIMENTS.values()
+    for experiment in (experiments.EXPERIMENTS | experiments.FURTHER).values()
     for one in experiment.plan(plans.SCALES[scale])
   )
   assert len({one.folder for one in planned}) == len(planned)
