@@ -21,6 +21,7 @@ from inversion_jax.inversion.folders import (
   restored,
   saved_standardiser,
 )
+from inversion_jax.inversion.hub import pull, push
 from inversion_jax.inversion.model import Inversion, mapped_rows
 from inversion_jax.inversion.networks import (
   DTYPES,
@@ -57,6 +58,8 @@ __all__ = [
   "load",
   "mapped_rows",
   "network_of",
+  "pull",
+  "push",
   "restored",
   "saved_standardiser",
   "shapes_of",
