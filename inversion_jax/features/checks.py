@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from inversion_jax.features import sources
-from inversion_jax.features.sources import Computed, called, differ
+from inversion_jax.features.sources import Computed, Features, called, differ
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import warn
 
@@ -80,27 +80,27 @@ def _remarks_on_values(h, name) -> Iterator[str]:
     )
 
 
-def check_function(of: Any) -> list[str]:
-  """Remarks on the function that some pairs have their h of; it is called a few times.
+def check_function(features: Features, images_NHWC: UInt8[np.ndarray, "N H W C"]) -> list[str]:
+  """Remarks on the function that features come from, if any; it is called a few times.
 
   Args:
-    of: `Pairs`.
+    features: of the images, row by row.
+    images_NHWC: the images.
 
   Raises:
     UserError: h of an image depends on the images that are computed with it.
   """
-  if not isinstance(of.features, Computed):
+  if not isinstance(features, Computed):
     return []
-  images_BHWC, rows_B = of.images[:NUM_RECOMPUTED], of.index[:NUM_RECOMPUTED]
-  first, again = (called(of.features.function, images_BHWC) for _ in range(2))
-  name = of.features.name
+  images_BHWC, name = images_NHWC[:NUM_RECOMPUTED], features.name
+  first, again = (called(features.function, images_BHWC) for _ in range(2))
   if differ(first, again):
     return [
       f"{name} differs when it is computed again for the same images; put the network into "
       "evaluation mode, as dropout may be on, unless this noise is meant."
     ]
-  half = called(of.features.function, images_BHWC[: len(images_BHWC) // 2])
-  if differ(half, first[: len(half)]) or differ(first, of.features.h[rows_B]):
+  half = called(features.function, images_BHWC[: max(1, len(images_BHWC) // 2)])
+  if differ(half, first[: len(half)]) or differ(first, features.h[: len(first)]):
     raise UserError(
       f"{name} of an image depends on the images that are computed with it; put the network into "
       "evaluation mode, as batch normalisation may be in training mode."

@@ -167,10 +167,10 @@ def validate(features: Any, images: Any, *, test: Any = None) -> list[str]:
 
       for remark in ij.validate(ij.features.torch(module, "layer3"), images): print(remark)
 
-  `pairs` and `fit` look at the same things unasked. h must be finite numbers of one shape that tell
-  images apart and fit into memory. Of a function, h must not depend on the batch. Remarks are
-  made of constant and repeated units, of a function that differs when it is called again, of
-  levels that no image takes, of few test images that are among the images.
+  `pairs` looks at the same things unasked, so that nothing reaches `fit` unseen. h must be finite
+  numbers of one shape that tell images apart and fit into memory. Of a function, h must not depend
+  on the batch. Remarks are made of constant and repeated units, of a function that differs when it
+  is called again, of levels that no image takes, of few test images that are among the images.
 
   Args:
     features: as `h` of `pairs`.
@@ -183,7 +183,6 @@ def validate(features: Any, images: Any, *, test: Any = None) -> list[str]:
   if features is None:
     raise UserError("validate needs features, an array or a function from images.")
   made, remarks = _made(images, features, None, None, None, "")
-  remarks += checks.check_function(made)
   if test is not None:
     unseen, _ = _made(test, None, None, None, None, "")
     seen = checks.fingerprints(made.without_h())
@@ -205,6 +204,7 @@ def _made(x, h, num_levels, labels, sources, name):
   if h is not None:
     features = _features(h, images, name)
     remarks += checks.check_features(features.h, len(images))
+    remarks += checks.check_function(features, images)
   made = Pairs(
     images=images,
     features=features,

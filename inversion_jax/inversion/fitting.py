@@ -207,7 +207,7 @@ def fit(
     recipe = dataclasses.replace(recipe, batch_size=placement.rounded_up(len(train) // 2))
   with progress.shown(quiet):
     seen = checks.fingerprints(train)
-    checks.tell(checks.check_apart(seen, validation, "validation") + checks.check_function(train))
+    checks.tell(checks.check_apart(seen, validation, "validation"))
     folder = folder and pathlib.Path(folder)
     if folder:
       folders.begin(folder, folders.settings(train, network, recipe, seed))

@@ -180,7 +180,8 @@ def test_features_are_kept_under_the_network_and_the_images(torch, network, tmp_
   calls = []
   network[0].register_forward_hook(lambda *_: calls.append(1))
   np.testing.assert_array_equal(ij.pairs(X, layer).h, first.h)
-  assert len(calls) == 1  # The first images, to see that the transform is the same.
+  # The first images, to see that the transform is the same; then the checks of a function.
+  assert len(calls) == 1 + 3
   ij.pairs(X[:5], layer)
   assert len(list(tmp_path.iterdir())) == 2
   dark = ij.features.torch(network, "0", folder=tmp_path, transform=lambda x: x.float() / 510)
@@ -347,7 +348,8 @@ def onnx_model(onnx, batch):
 def test_an_inner_tensor_of_onnx_becomes_an_output(model, tmp_path):
   onnx = pytest.importorskip("onnx", reason=NO_ONNX)
   onnx.save(model, tmp_path / "small.onnx")
-  conv, relu = (ij.features.onnx(tmp_path / "small.onnx", name)(X) for name in ("conv", "relu"))
+  conv = ij.features.onnx(tmp_path / "small.onnx", "conv")(X)
+  relu = ij.features.onnx(model, "relu")(X)
   kernel = onnx.numpy_helper.to_array(model.graph.initializer[0])
   corner = X[:, :3, :3].transpose(0, 3, 1, 2) / 255.0
   np.testing.assert_allclose(conv[:, 0, 0], np.einsum("bchw,fchw->bf", corner, kernel), atol=1e-5)

@@ -11,6 +11,7 @@ import tempfile
 import numpy as np
 import pytest
 
+from inversion_jax.features import patches
 from inversion_jax.features.pairs import pairs, validate
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.inversion import Network, compare, fit
@@ -106,7 +107,7 @@ MISTAKES = {
     "of one shape",
   ),
   "a function that normalises by the batch": (
-    lambda _: fit(pairs(X, centred), quiet=True),
+    lambda _: fit(pairs(X, centred, patch=3), quiet=True),
     "depends on the images that are computed with it; put the network into evaluation mode",
   ),
   "the same, only looked at": (
@@ -277,6 +278,9 @@ def test_nothing_is_said_of_ordinary_features():
   assert validate(H, X, test=16 - X) == []
   assert validate(lambda x: x / 16.0, X) == []
   assert validate(pixels, X) == []
+  # Two images that are alike, and one alone.
+  for few in (np.repeat(X[:1], 2, 0), X[:1]):
+    assert validate(lambda x: [[1.0, len(x) * 1e-6 + i] for i in range(len(x))], few) == []
   # Maps that share values here and there, but no channel.
   assert validate(np.stack([X[..., 0], X[..., 0] // 2], axis=-1), X) == []
 
@@ -297,22 +301,19 @@ def test_patches_have_the_cells_of_a_map_that_lie_over_them():
   np.testing.assert_array_equal(test.h, test.images)
 
 
-def test_cells_of_any_grid_cover_their_patch_and_are_equally_many():
+@pytest.mark.parametrize(("size", "patch"), [(6, 2), (32, 10), (32, 16), (17, 4), (9, 9)])
+def test_cells_of_any_grid_cover_their_patch_and_are_equally_many(size, patch):
+  tiles = patches.tiling((size, 50), (patch, 7))
+  for num_cells in range(1, 2 * size):
+    firsts, num = tiles.cells(0, num_cells)
+    assert len(firsts) == size // patch
+    for place, first in enumerate(firsts):
+      assert 0 <= first <= num_cells - num
+      assert first * size <= place * patch * num_cells
+      assert (first + num) * size >= (place + 1) * patch * num_cells
+
+
+def test_patches_share_the_vector_of_their_image():
   images = np.zeros((2, 32, 48, 1), np.uint8)
-  images[1] = 1
-  for rows, columns, expected in (
-    (8, 12, (4, 4)),
-    (5, 7, (3, 3)),
-    (1, 1, (1, 1)),
-    (64, 96, (32, 32)),
-  ):
-    h = np.arange(2 * rows * columns, dtype=np.float32).reshape(2, rows, columns, 1)
-    made = pairs(images, h, patch=16)
-    assert made.features.shape == (*expected, 1)
-    assert len(made) == 12
-    tops, num = made.features.tiling.cells(0, rows)
-    for place, top in enumerate(tops):
-      assert top * 32 <= place * 16 * rows
-      assert (top + num) * 32 >= (place + 1) * 16 * rows
   vectors = pairs(images, np.arange(10, dtype=np.float32).reshape(2, 5), patch=16)
   np.testing.assert_array_equal(vectors.h[5:7], [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]])

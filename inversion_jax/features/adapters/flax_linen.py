@@ -45,8 +45,8 @@ def layer(
     module: called with one array and `settings`.
     variables: of the module: {"params": ..., "batch_stats": ...}.
     name: of the submodule, its names joined by dots; or the name of what is sown.
-    transform: levels (B, H, W, C), uint8, to what the module takes; None gives levels from 0 black
-      to 1 white.
+    transform: levels (B, H, W, C), uint8, to what the module takes, in JAX; None gives levels from
+      0 black to 1 white.
     num_levels: of the images, for that.
     batch_size: images at a time.
     folder: keeps features, under a hash of `variables`, `settings` and the images.
