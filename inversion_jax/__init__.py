@@ -15,8 +15,11 @@ import importlib
 # Where each public name lives; loaded when it is asked for, so that importing costs nothing.
 _HOME = {
   "pairs": "features.pairs",
+  "validate": "features.pairs",
   "fit": "inversion",
   "load": "inversion",
+  "push": "inversion",
+  "pull": "inversion",
   "Inversion": "inversion",
   "Network": "inversion",
   "Result": "results",
@@ -26,6 +29,7 @@ _HOME = {
   "UserError": "machine.errors",
 }
 _NAMESPACES = {
+  "features": "features",
   "information": "information",
   "estimators": "information.estimators",
   "exact": "exact",

@@ -27,11 +27,11 @@ def manual_folder(data_dir: pathlib.Path) -> pathlib.Path:
   return folder
 
 
-def write_mnist(folder, num_train=60, num_test=20):
+def write_mnist(folder, num_train=60, num_test=20, seed=0):
   """Writes four IDX files; returns {split: (images_NHWC, labels_N)}. Ink is in the middle 20x20."""
   written = {}
   for split, prefix, num in (("train", "train", num_train), ("test", "t10k", num_test)):
-    images_NHWC, labels_N = random_images(split, num, (28, 28, 1))
+    images_NHWC, labels_N = random_images(split, num, (28, 28, 1), seed)
     images_NHWC[:, :4] = images_NHWC[:, 24:] = images_NHWC[:, :, :4] = images_NHWC[:, :, 24:] = 0
     content = struct.pack(">4i", 2051, num, 28, 28) + images_NHWC.tobytes()
     (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
@@ -39,6 +39,12 @@ def write_mnist(folder, num_train=60, num_test=20):
     (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(content))
     written[split] = images_NHWC, labels_N
   return written
+
+
+def write_fashion_mnist(folder, num_train=60, num_test=20):
+  """As `write_mnist`, whose names of files it shares: other images, in a folder of their own."""
+  (folder / "fashion_mnist").mkdir(exist_ok=True)
+  return write_mnist(folder / "fashion_mnist", num_train, num_test, seed=1)
 
 
 def write_cifar10(folder, num_train=60, num_test=20):
@@ -70,9 +76,9 @@ def write_svhn(folder, num_train=60, num_test=20):
   return written
 
 
-def random_images(split, num, shape_HWC):
+def random_images(split, num, shape_HWC, seed=0):
   """Noise around one brightness per label, so that there is something to learn."""
-  rng = np.random.default_rng(len(split))
+  rng = np.random.default_rng(len(split) + seed)
   labels_N = rng.integers(10, size=num)
   noise_NHWC = rng.integers(60, size=(num, *shape_HWC))
   return (20 * labels_N[:, None, None, None] + noise_NHWC).astype(np.uint8), labels_N

@@ -11,7 +11,8 @@ import inversion_jax
 PACKAGE = pathlib.Path(inversion_jax.__file__).parent
 # Floors and rooms from the ground up; a module imports only what stands before it.
 LADDER = [
-  *("machine.errors", "machine.limits", "machine.processes", "machine.progress", "machine.workers"),
+  *("machine.errors", "machine.limits", "machine.memory", "machine.processes", "machine.progress"),
+  "machine.workers",
   "machine.storage",
   *(
     "machine.notes",
@@ -27,7 +28,10 @@ LADDER = [
     "features.classifiers",
     "features.noise",
     "features.sources",
+    "features.adapters",
     "features.wrappers",
+    "features.checks",
+    "features.patches",
     "features.pairs",
   ),
   *("information.densities", "information.estimators"),

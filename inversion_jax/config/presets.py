@@ -16,6 +16,12 @@ def use_mnist(config: ConfigDict):
   config.data.name = "mnist"
 
 
+def use_fashion(config: ConfigDict):
+  """Fashion-MNIST, which the paper does not have: as MNIST, whose size and archives it shares."""
+  use_mnist(config)
+  config.data.name = "fashion_mnist"
+
+
 def use_affnist(config: ConfigDict):
   """Section 5.2 and appendix A: as MNIST, on 40x40 images."""
   use_mnist(config)
@@ -208,6 +214,7 @@ def _read_digits(config):
 PRESETS: dict[str, Callable[[ConfigDict], None]] = {
   "digits": use_digits,
   "mnist": use_mnist,
+  "fashion": use_fashion,
   "affnist": use_affnist,
   "svhn": use_svhn,
   "cifar10": use_cifar10,

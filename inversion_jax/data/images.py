@@ -7,6 +7,9 @@ from jaxtyping import Int, UInt8
 
 from inversion_jax.machine.errors import UserError
 
+# Grey, grey with alpha, RGB, RGB with alpha, or as many channels of an instrument.
+MAX_COLOURS = 4
+
 
 class Split(NamedTuple):
   """The images of one split, row by row, with what is known about each."""
@@ -31,7 +34,7 @@ class Data(NamedTuple):
 
 
 def check_images(images: Any, num_levels: int = 256, *, name: str = "images"):
-  """Raises UserError unless `images` are levels: a uint8 array (N, H, W, C), C 1 or 3.
+  """Raises UserError unless `images` are levels: a uint8 array (N, H, W, C), C 1 to 4.
 
   Args:
     images: what is to be checked.
@@ -43,10 +46,10 @@ def check_images(images: Any, num_levels: int = 256, *, name: str = "images"):
     raise UserError(f"{name} must be uint8 levels, not {dtype}; convert them, without rescaling.")
   if len(shape) != 4:
     raise UserError(f"{name} must have the shape (N, H, W, C), not {shape}; reshape them.")
-  if shape[-1] not in (1, 3):
+  if not 1 <= shape[-1] <= MAX_COLOURS:
     raise UserError(
-      f"{name} must have shape (N, H, W, C) with C 1 or 3, not {shape}; "
-      "move the axis, or convert them to grey or RGB."
+      f"{name} must have shape (N, H, W, C) with C 1 to {MAX_COLOURS}, not {shape}; move the axis, "
+      "or convert them to grey or RGB."
     )
   highest = int(np.max(images, initial=0))
   if highest >= num_levels:

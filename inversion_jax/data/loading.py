@@ -88,6 +88,7 @@ def split_rows(sizes: Mapping[str, int]) -> dict[str, tuple[str, range]]:
       set            train            validation             test
       digits         1,297            250                    250     every 1111th row
       mnist          train[:55000]    train[55000:]          10,000
+      fashion_mnist  train[:55000]    train[55000:]          10,000
       cifar10        train[:45000]    train[45000:]          10,000
       svhn_cropped   train[:68257]    train[68257:]          26,032
       affnist        50,000 x 32      10,000 x 32            10,000 x 32

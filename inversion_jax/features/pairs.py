@@ -5,18 +5,17 @@ import pathlib
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from inversion_jax.data.images import check_images
-from inversion_jax.features import sources
+from inversion_jax.features import checks, patches, sources
 from inversion_jax.features.sources import Features
 from inversion_jax.machine import placement
 from inversion_jax.machine.errors import UserError
-from inversion_jax.machine.progress import warn
 
 # As the sets that have no validation split: the last tenth, 5,000 at most.
 HELD_OUT_FRACTION, MAX_HELD_OUT = 10, 5_000
@@ -139,41 +138,100 @@ def pairs(
   labels: Any = None,
   sources: Any = None,
   name: str = "",
+  patch: int | tuple[int, int] | None = None,
 ) -> Pairs:
-  """Images with what is known of them, checked.
+  """Images with what is known of them, checked; what is odd about them is shown, see `validate`.
 
       train, test = ij.pairs(x, h).split(test=1_000)
 
   Args:
-    x: uint8 levels (N, H, W, C), or the path of an `.npy` file of them, or of an `.npz` file that
-      holds `x`, `h` and perhaps `labels` and `sources`.
+    x: uint8 levels (N, H, W, C), C 1 to 4, or the path of an `.npy` file of them, or of an `.npz`
+      file that holds `x`, `h` and perhaps `labels` and `sources`.
     h: of each image, (N, Z) or (N, rows, columns, Z): an array of any framework that NumPy reads,
       the path of an `.npy` file (read as it is needed), or any function from images to such an
-      array, which is called on all of them now. None for the unconditional model p(x).
+      array, which is called on all of them now; see `ij.features` for layers of networks. None for
+      the unconditional model p(x).
     num_levels: values of a sub-pixel; counted from the images if they are dark, else 256.
     labels: an integer for each image, shown in reports.
     sources: images made from one original share a number: they are never split, and count as one
       piece of evidence.
     name: of the features, for titles.
+    patch: cuts large images into patches of so many rows and columns, which share the source of
+      their image; of a map each gets the cells that lie over it, of a vector the whole.
 
   Raises:
     UserError: in one sentence, what is wrong with them.
   """
+  made, remarks = _made(x, h, num_levels, labels, sources, name)
+  checks.tell(remarks)
+  return made if patch is None else _in_patches(made, patch)
+
+
+def validate(features: Any, images: Any, *, test: Any = None) -> list[str]:
+  """What is odd about features of images, a sentence each with its remedy; nothing is learnt.
+
+      for remark in ij.validate(ij.features.torch(module, "layer3"), images): print(remark)
+
+  `pairs` looks at the same things unasked, so that nothing reaches `fit` unseen. h must be finite
+  numbers of one shape that tell images apart and fit into memory. Of a function, h must not depend
+  on the batch. Remarks are made of constant and repeated units, of a function that differs when it
+  is called again, of levels that no image takes, of few test images that are among the images.
+
+  Args:
+    features: as `h` of `pairs`.
+    images: as its `x`.
+    test: images that a model is to be tested on.
+
+  Raises:
+    UserError: what would make numbers wrong, or nothing at all.
+  """
+  if features is None:
+    raise UserError("validate needs features, an array or a function from images.")
+  made, remarks = _made(images, features, None, None, None, "")
+  if test is not None:
+    unseen, _ = _made(test, None, None, None, None, "")
+    seen = checks.fingerprints(made.without_h())
+    remarks += checks.check_apart(seen, unseen, "test")
+  return remarks
+
+
+def _made(x, h, num_levels, labels, sources, name):
+  """(pairs, remarks on them)."""
   if isinstance(x, str | pathlib.Path) and str(x).endswith(ARCHIVE):
     return _of_archive(pathlib.Path(x), h, num_levels, labels, sources, name)
   images = array_of(x, "x")
   check_images(images, _checked_levels(num_levels), name="x")
-  if not len(images):
+  if not images.size:
     raise UserError("x has no images; give at least a few dozen.")
   index = np.arange(len(images))
-  features = None if h is None else _features(h, images, name)
-  return Pairs(
+  num_levels = num_levels or _counted_levels(images)
+  remarks, features = checks.check_levels(images, num_levels), None
+  if h is not None:
+    features = _features(h, images, name)
+    remarks += checks.check_features(features.h, len(images))
+    remarks += checks.check_function(features, images)
+  made = Pairs(
     images=images,
     features=features,
     index=index,
     labels=_integers(labels, len(images), "labels", np.full(len(images), NO_LABEL)),
     sources=_integers(sources, len(images), "sources", index),
-    num_levels=num_levels or _counted_levels(images),
+    num_levels=num_levels,
+  )
+  return made, remarks
+
+
+def _in_patches(whole, patch):
+  """The pairs of patches of some pairs."""
+  tiles = patches.tiling(whole.image_shape[:2], patch)
+  num, features = tiles.num_patches, whole.features
+  return dataclasses.replace(
+    whole,
+    images=tiles.cut(whole.images),
+    features=features and patches.Patched(features.h, features.name, tiles),
+    index=np.arange(num * len(whole)),
+    labels=whole.labels.repeat(num),
+    sources=whole.sources.repeat(num),
   )
 
 
@@ -194,8 +252,9 @@ def _of_archive(path, h, num_levels, labels, sources, name):
   if "num_levels" in found:
     found["num_levels"] = _scalar(found["num_levels"], path)
   given = found | {part: value for part, value in given.items() if value is not None}
-  made = pairs(given.pop("x"), given.pop("h", None), **given, name=name)
-  return dataclasses.replace(made, dataset=path.stem)
+  parts = (given.get(part) for part in ("x", "h", "num_levels", "labels", "sources"))
+  made, remarks = _made(*parts, name)
+  return dataclasses.replace(made, dataset=path.stem), remarks
 
 
 def _scalar(array, path):
@@ -245,50 +304,8 @@ def _loaded(path, name):
 def _features(h, images, name):
   is_function = callable(h) and not hasattr(h, "__array__")
   if is_function:
-    features = sources.computed(h, images, name)
-  else:
-    features = sources.Stored(array_of(h, "h"), name or "h")
-  check_features(features.h, len(images))
-  return features
-
-
-def check_features(h: np.ndarray, num_images: int, name: str = "h"):
-  """Raises UserError unless `h` are features: finite numbers, a vector or a map for each image."""
-  if h.dtype.kind not in "fiub":
-    raise UserError(f"{name} must be numbers, not {h.dtype}; convert them to float32.")
-  if h.ndim not in (2, 4) or 0 in h.shape[1:]:
-    raise UserError(
-      f"{name} must be a vector (N, Z) or a map (N, rows, columns, Z) for each image, not of shape "
-      f"{h.shape}; flatten or rearrange it."
-    )
-  if len(h) != num_images:
-    raise UserError(
-      f"{name} has {len(h):,} rows for {num_images:,} images; give one row for each image, in the "
-      "same order."
-    )
-  _check_values(h, name)
-
-
-def _check_values(h, name):
-  low_Z, high_Z = np.full(h.shape[1:], np.inf), np.full(h.shape[1:], -np.inf)
-  for start in range(0, len(h), sources.BATCH_SIZE):
-    rows = np.asarray(h[start : start + sources.BATCH_SIZE], np.float64)
-    bad = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(1))
-    if len(bad):
-      raise UserError(
-        f"{name} is not finite in row {start + bad[0]}; mend or drop such rows of x and h."
-      )
-    if np.abs(rows).max() > np.finfo(np.float32).max:
-      raise UserError(f"{name} has values beyond float32; scale them down.")
-    low_Z, high_Z = np.minimum(low_Z, rows.min(0)), np.maximum(high_Z, rows.max(0))
-  is_constant_Z = (low_Z == high_Z).reshape(-1, h.shape[-1]).all(0)
-  if is_constant_Z.all() and len(h) > 1:
-    raise UserError(
-      f"{name} is the same for every image, so it tells nothing; check what made it, or leave it "
-      "out for p(x)."
-    )
-  if is_constant_Z.any():
-    warn("%s: %d of %d units are the same for every image", name, is_constant_Z.sum(), h.shape[-1])
+    return sources.computed(h, images, name)
+  return sources.Stored(array_of(h, "h"), name or "h")
 
 
 def _integers(given, num_images, name, default):
@@ -314,35 +331,3 @@ def _checked_levels(num_levels):
 def _counted_levels(images):
   highest = int(images.max())
   return max(2, highest + 1) if highest < MAX_COUNTED_LEVELS else 256
-
-
-def fingerprints(of: Pairs) -> set[int]:
-  """A number for every row: of the same images with the same h it is the same."""
-  images_ND = np.ascontiguousarray(of.images).reshape(len(of), -1)
-  found = set()
-  for start in range(0, len(of), sources.BATCH_SIZE):
-    rows = slice(start, start + sources.BATCH_SIZE)
-    h = np.asarray(of.features.fetch(of.images[rows], of.index[rows])) if of.features else None
-    for place, image_D in enumerate(images_ND[rows]):
-      found.add(hash((image_D.tobytes(), b"" if h is None else h[place].tobytes())))
-  return found
-
-
-def check_apart(train: Set[int], other: Pairs, what: str):
-  """Raises UserError if many of the `other` pairs are among those trained on; warns of few.
-
-  Real sets hold a few images twice; a tenth of them is a mistake.
-
-  Args:
-    train: `fingerprints` of the pairs trained on.
-    other: pairs that must be new.
-    what: how to call them.
-  """
-  num_shared = sum(
-    bool(fingerprints(other.rows(np.array([row]))) & train) for row in range(len(other))
-  )
-  words = f"{num_shared} of the {len(other)} {what} pairs are among the training pairs"
-  if num_shared * HELD_OUT_FRACTION > len(other):
-    raise UserError(f"{words}, so their nats would be too few; hold them out with .split().")
-  if num_shared:
-    warn("%s", words)

@@ -8,6 +8,8 @@ itself what it can do: stored features have no h for an image that they have nev
 import abc
 import dataclasses
 import functools
+import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,9 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from inversion_jax.data import batches
-from inversion_jax.machine import placement
+from inversion_jax.machine import memory, placement
 from inversion_jax.machine.errors import UserError
-from inversion_jax.machine.progress import track
+from inversion_jax.machine.progress import say, track
 
 
 class Features(abc.ABC):
@@ -169,6 +171,10 @@ class Computed(Stored):
 
 
 BATCH_SIZE = 256
+# Of a layer's spread. Another batch or another day rounds otherwise, dropout or a batch's own mean
+# moves h by tenths.
+TOLERANCE, FLOOR = 1e-2, 1e-3
+NUM_COMPARED = 8
 
 
 def computed(
@@ -177,21 +183,86 @@ def computed(
   """The features that `function` gives of all images: a PyTorch module, a transformer, a model.
 
   It is called with uint8 images (B, H, W, C) of at most 256 at a time and must return an array, or
-  what NumPy takes for one, with a row for each.
+  what NumPy takes for one, with a row for each. If it has a method `kept_at(images_NHWC)` that
+  names a file, the features are kept there and read from there the next time.
+
+  Raises:
+    UserError: it gives no such array, or one for which there is no room.
   """
-  parts = []
-  with track("features", len(images_NHWC), unit="image") as shown:
-    for start in range(0, len(images_NHWC), BATCH_SIZE):
-      images_BHWC = images_NHWC[start : start + BATCH_SIZE]
-      parts.append(called(function, images_BHWC))
-      if parts[-1].shape[1:] != parts[0].shape[1:]:
-        raise UserError(
-          f"h of one batch has the shape {parts[0].shape}, of another {parts[-1].shape}; the "
-          "function must give every image an h of one shape."
-        )
-      shown.update(len(images_BHWC))
+  path = function.kept_at(images_NHWC) if hasattr(function, "kept_at") else None
+  if path and _is_current(path, function, images_NHWC):
+    say("features of %s are read from %s", name or function, path)
+    h = np.load(path, mmap_mode="r", allow_pickle=False)
+  else:
+    h = _filled(function, images_NHWC, path)
+  name = name or getattr(function, "name", "")
   name = name or getattr(function, "__name__", type(function).__name__)
-  return Computed(np.concatenate(parts), "h" if name == "<lambda>" else name, function)
+  return Computed(h, "h" if name == "<lambda>" else name, function)
+
+
+def _filled(function, images_NHWC, path):
+  """h of all images, in memory or in the file `path`, which is there only once it is whole."""
+  temporary = path and path.with_name(f".{os.getpid()}.{path.name}")
+  h = None
+  try:
+    with track("features", len(images_NHWC), unit="image") as shown:
+      for start in range(0, len(images_NHWC), BATCH_SIZE):
+        images_BHWC = images_NHWC[start : start + BATCH_SIZE]
+        part = called(function, images_BHWC)
+        if h is None:
+          h = _room((len(images_NHWC), *part.shape[1:]), part.dtype, temporary)
+        if part.shape[1:] != h.shape[1:]:
+          raise UserError(
+            f"h of one batch has the shape {part.shape}, of another {h.shape[1:]} an image; the "
+            "function must give every image an h of one shape."
+          )
+        h[start : start + len(part)] = part
+        shown.update(len(images_BHWC))
+    if path is None:
+      return h
+    h.flush()
+    temporary.replace(path)
+  finally:
+    if temporary:
+      temporary.unlink(missing_ok=True)
+  return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _room(shape, dtype, path):
+  """An array to be filled, in memory or mapped to a file."""
+  num_bytes = math.prod(shape) * dtype.itemsize
+  what = f"h of {shape[0]:,} images, {math.prod(shape[1:]):,} numbers each,"
+  if path is None:
+    memory.check_room(
+      num_bytes, what, "take fewer images or a narrower layer, pool it, or keep it in a file"
+    )
+    return np.empty(shape, dtype)
+  memory.check_room(num_bytes, what, "choose another folder or a narrower layer", path.parent)
+  return np.lib.format.open_memmap(path, "w+", dtype, shape)
+
+
+def _is_current(path, function, images_NHWC):
+  """Whether a file holds what the function gives, as far as the first images tell."""
+  if not path.exists():
+    return False
+  try:
+    kept = np.load(path, mmap_mode="r", allow_pickle=False)
+  except (ValueError, EOFError, OSError):
+    return False
+  now = called(function, images_NHWC[:NUM_COMPARED])
+  return kept.shape == (len(images_NHWC), *now.shape[1:]) and not differ(kept[: len(now)], now)
+
+
+def differ(h: Shaped[np.ndarray, "N ..."], other: Shaped[np.ndarray, "N ..."]) -> bool:
+  """Whether two arrays of the same images differ by more than rounding, see `TOLERANCE`."""
+  if h.shape != other.shape:
+    return True
+  h, other = np.asarray(h, np.float64), np.asarray(other, np.float64)
+  spread = np.sqrt(np.square(h - h.mean(0)).mean())
+  # Of images that are all alike nothing but rounding is left.
+  spread = max(spread, FLOOR * np.sqrt(np.square(h).mean()))
+  distance = np.sqrt(np.square(h - other).mean())
+  return bool(distance > TOLERANCE * spread)
 
 
 def called(function: Callable, images_BHWC: UInt8[np.ndarray, "B H W C"]) -> np.ndarray:

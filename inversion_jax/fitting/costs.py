@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,11 +12,11 @@ from flax import linen as nn
 from jax.stages import Compiled
 from jax.typing import DTypeLike
 
-from inversion_jax.machine import compilation
+from inversion_jax.machine import compilation, memory
 from inversion_jax.machine.errors import UserError
 from inversion_jax.models.layers import WeightNormConv
 
-MB, GB = 1e6, 1e9
+MB, GB = 1e6, memory.GB
 
 
 def forward_operations(apply_fn: Callable, *args: Any) -> int:
@@ -114,8 +113,7 @@ def device_bytes() -> int:
   statistics = device.memory_stats() or {}
   if "bytes_limit" in statistics:
     return statistics["bytes_limit"]
-  machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  return machine_bytes // jax.local_device_count()
+  return memory.machine_bytes() // jax.local_device_count()
 
 
 def check_memory(num_bytes: int, what: str, advice: str):

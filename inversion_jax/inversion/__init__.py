@@ -22,6 +22,7 @@ from inversion_jax.inversion.folders import (
   restored,
   saved_standardiser,
 )
+from inversion_jax.inversion.hub import pull, push
 from inversion_jax.inversion.model import Inversion, mapped_rows
 from inversion_jax.inversion.networks import (
   DTYPES,
@@ -61,6 +62,8 @@ __all__ = [
   "mapped_rows",
   "network_of",
   "param_shapes",
+  "pull",
+  "push",
   "restored",
   "saved_standardiser",
   "shapes_of",

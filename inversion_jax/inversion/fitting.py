@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from inversion_jax.features import pairs
+from inversion_jax.features import checks
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import sessions
 from inversion_jax.fitting.training import Recipe, TrainState
@@ -207,8 +207,8 @@ def fit(
   if len(train) < recipe.batch_size:
     recipe = dataclasses.replace(recipe, batch_size=placement.rounded_up(len(train) // 2))
   with progress.shown(quiet):
-    seen = pairs.fingerprints(train)
-    pairs.check_apart(seen, validation, "validation")
+    seen = checks.fingerprints(train)
+    checks.tell(checks.check_apart(seen, validation, "validation"))
     folder = folder and pathlib.Path(folder)
     if folder:
       folders.begin(folder, folders.settings(train, network, recipe, seed))

@@ -13,6 +13,7 @@ from inversion_jax.features.pairs import Pairs
 from inversion_jax.features.wrappers import Standardiser
 from inversion_jax.fitting import sessions
 from inversion_jax.fitting.training import Recipe
+from inversion_jax.inversion import sharing
 from inversion_jax.inversion.model import NAME, Inversion
 from inversion_jax.inversion.networks import MODULE_FIELDS, Network, param_shapes
 from inversion_jax.inversion.observed import AS_IT_IS, Observed
@@ -132,7 +133,7 @@ def saved_standardiser(folder: pathlib.Path) -> Standardiser:
 
 
 def load(folder: str | pathlib.Path) -> Inversion:
-  """The trained model of a run folder, of `fit` or of the command line.
+  """The trained model of a folder: of `fit`, of the command line, or of `model.save`.
 
   Raises:
     UserError: it is not the folder of a run with a finished inverter, or a file is damaged.
@@ -140,6 +141,8 @@ def load(folder: str | pathlib.Path) -> Inversion:
   folder = pathlib.Path(folder)
   if not (folder / storage.CONFIG).exists():
     raise UserError(f"{folder} is not the folder of a run: it has no {storage.CONFIG}.")
+  if sharing.is_saved(folder):
+    return sharing.loaded(folder)
   config, note = storage.read_json(folder / storage.CONFIG), notes.finished(folder, NAME)
   if "image_shape" not in note:
     # Of a version that did not note them.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
-from inversion_jax.features import pairs, sources
+from inversion_jax.features import checks, pairs, sources
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import scoring, training
 from inversion_jax.fitting.training import Recipe
@@ -85,7 +85,7 @@ class Inversion:
     start = time.monotonic()
     self._check(test)
     if self.train:
-      pairs.check_apart(self.train, test, "test")
+      checks.tell(checks.check_apart(self.train, test, "test"))
     result = self.score(test, num_maps=num_maps)
     if self.folder and save:
       result.save(self.folder, self.facts())
@@ -219,6 +219,23 @@ class Inversion:
       return np.asarray(drawn, np.uint8)
 
     return draw
+
+  def save(self, folder: str | pathlib.Path, *, result: Result | None = None):
+    """Leaves the model for others: `config.json`, `model.safetensors`, and a card, `README.md`.
+
+        model.save("mine", result=model.evaluate(test))
+        model = ij.load("mine")
+
+    Args:
+      folder: made if need be; not that of a run.
+      result: of its test pairs, for the card; None takes that of the model's run folder, if any.
+
+    Raises:
+      UserError: the folder is that of a run, or cannot be written.
+    """
+    from inversion_jax.inversion import sharing
+
+    sharing.save(self, folder, result)
 
   def facts(self) -> dict[str, Any]:
     """What `summary.json` says of the model and its training."""

@@ -13,6 +13,8 @@ noise, must produce the same image. Levels are integers 0..num_levels-1; the hea
 """
 
 import dataclasses
+import functools
+import operator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -141,9 +143,10 @@ def logistic_log_prob(
 class LogisticMixture:
   """Mixture of discretised logistics; colours share the component and depend on those before.
 
-  Head, with K components and C colours: K mixture logits, then C x K means, C x K log-scales and,
-  for three colours, 3 x K coefficients through tanh: red in green, red in blue, green in blue.
-  That is 3 K features for one colour and 10 K for three.
+  Head, with K components and C colours: K mixture logits, then C x K means, C x K log-scales and a
+  coefficient through tanh for each pair of colours, P x K: the first in the second, the first in
+  the third, the second in the third, and so on (red in green, red in blue, green in blue). That is
+  3 K features for one colour, 10 K for three and 15 K for four.
 
   `min_log_scale` keeps scales from collapsing; with 256 levels -7 puts a floor of 0.027 nats under
   every interior sub-pixel.
@@ -157,12 +160,12 @@ class LogisticMixture:
   min_log_scale: float = -7.0
 
   def __post_init__(self):
-    if self.num_colours not in (1, 3):
-      raise UserError(f"A logistic mixture has 1 or 3 colours, not {self.num_colours}.")
+    if self.num_colours < 1:
+      raise UserError(f"A logistic mixture has 1 colour or more, not {self.num_colours}.")
 
   @property
   def num_coefficients(self) -> int:
-    """Ordered pairs of colours: 0 or 3."""
+    """P, pairs of colours: 0, 1, 3 or 6 for 1 to 4 colours."""
     return self.num_colours * (self.num_colours - 1) // 2
 
   @property
@@ -176,7 +179,7 @@ class LogisticMixture:
     return self.num_components, self.num_components * (1 + self.num_colours)
 
   def parameters(self, head_F: Float[Array, "*#axes F"]) -> tuple[Array, Array, Array, Array]:
-    """Splits the head into logits (K), means (C, K), log-scales (C, K), coefficients (3, K)."""
+    """Splits the head into logits (K), means (C, K), log-scales (C, K), coefficients (P, K)."""
     axes, colours = head_F.shape[:-1], self.num_colours
     parts = head_F.astype(jnp.float32).reshape(*axes, -1, self.num_components)
     logits_K = parts[..., 0, :]
@@ -189,12 +192,16 @@ class LogisticMixture:
     """Shifts each colour's means by the colours before it, (..., C, K)."""
     if self.num_colours == 1:
       return means_CK
-    red, green = unit_C[..., 0, None], unit_C[..., 1, None]
-    red_to_green, red_to_blue, green_to_blue = jnp.moveaxis(coefficients_PK, -2, 0)
-    shift_green = red_to_green * red
-    shift_blue = red_to_blue * red + green_to_blue * green
-    shift_CK = jnp.stack([jnp.zeros_like(shift_green), shift_green, shift_blue], axis=-2)
-    return means_CK + shift_CK
+    shifts_K = [jnp.zeros_like(coefficients_PK[..., 0, :] * unit_C[..., :1])]
+    for colour in range(1, self.num_colours):
+      # Pairs in the order of the head: (0, 1), (0, 2), (1, 2), ...
+      first = colour * (colour - 1) // 2
+      products_K = [
+        coefficients_PK[..., first + before, :] * unit_C[..., before, None]
+        for before in range(colour)
+      ]
+      shifts_K.append(functools.reduce(operator.add, products_K))
+    return means_CK + jnp.stack(shifts_K, axis=-2)
 
   def log_prob(
     self, head_F: Float[Array, "*#axes F"], levels_C: Integer[Array | np.ndarray, "*#axes C"]
@@ -230,17 +237,25 @@ class LogisticMixture:
     levels, unit = [], []
     for colour in range(self.num_colours):
       mean = mean_C[..., colour]
+      first = colour * (colour - 1) // 2
       for before in range(colour):
-        # Pairs in the order of the head: (0, 1), (0, 2), (1, 2).
-        mean = mean + coefficient_P[..., colour - 1 + before] * unit[before]
+        mean = mean + coefficient_P[..., first + before] * unit[before]
       levels.append(to_levels(mean + offset_C[..., colour], self.num_levels))
       unit.append(to_unit(levels[-1], self.num_levels))
     return jnp.stack(levels, axis=-1)
 
 
+# A head of this many logits a pixel is what one colour of 4,096 levels would have.
+MAX_VALUES = 4_096
+# Up to this many values of a pixel, "auto" gives each its own logit: binary images of any colours.
+FEW_VALUES = 16
+
+
 @dataclasses.dataclass(frozen=True)
 class Categorical:
-  """A softmax over the levels of a single colour.
+  """A softmax over the values of a pixel: the levels of one colour, or of all colours together.
+
+  Several colours of few levels count as one number, the first colour the highest digit.
 
   Source: van den Oord et al. (2016c); the paper's choice for MNIST (appendix A).
   """
@@ -249,39 +264,54 @@ class Categorical:
   num_colours: int = 1
 
   def __post_init__(self):
-    if self.num_colours != 1:
+    if self.num_values > MAX_VALUES:
       raise UserError(
-        f"likelihood='categorical' is for one colour, not {self.num_colours}; "
-        "use likelihood='logistic_mixture'."
+        f"likelihood='categorical' is for one colour or few levels, not for {self.num_colours} "
+        f"colours of {self.num_levels} levels; use likelihood='logistic_mixture'."
       )
 
   @property
+  def num_values(self) -> int:
+    """Of a pixel, L."""
+    return self.num_levels**self.num_colours
+
+  @property
   def num_features(self) -> int:
-    """Head outputs per pixel, F: one logit per level."""
-    return self.num_levels
+    """Head outputs per pixel, F: one logit per value."""
+    return self.num_values
 
   @property
   def linear_features(self) -> tuple[int, int]:
     """All logits."""
-    return 0, self.num_levels
+    return 0, self.num_values
+
+  @property
+  def _places(self):
+    """What a level of each colour counts."""
+    return [self.num_levels**power for power in reversed(range(self.num_colours))]
 
   def log_prob(
-    self, head_F: Float[Array, "*#axes L"], levels_C: Integer[Array | np.ndarray, "*#axes 1"]
+    self, head_F: Float[Array, "*#axes L"], levels_C: Integer[Array | np.ndarray, "*#axes C"]
   ) -> Float[Array, "..."]:
     """log p(pixel | head), in nats."""
     log_probs_L = jax.nn.log_softmax(head_F.astype(jnp.float32))
-    return jnp.take_along_axis(log_probs_L, jnp.asarray(levels_C, jnp.int32), axis=-1)[..., 0]
+    value = jnp.asarray(levels_C, jnp.int32)
+    if self.num_colours > 1:
+      value = (value * jnp.array(self._places)).sum(-1, keepdims=True)
+    return jnp.take_along_axis(log_probs_L, value, axis=-1)[..., 0]
 
   def noise(self, key: Key[Array, ""]) -> Float[Array, " L"]:
-    """Gumbel noise for each level."""
-    return jax.random.gumbel(key, (self.num_levels,))
+    """Gumbel noise for each value."""
+    return jax.random.gumbel(key, (self.num_values,))
 
   def draw(
     self, head_F: Float[Array, "*#axes L"], noise: Float[Array, "*#axes L"]
-  ) -> Int[Array, "... 1"]:
-    """The level that `noise` selects."""
-    levels = jnp.argmax(head_F.astype(jnp.float32) + noise, axis=-1)
-    return levels[..., None].astype(jnp.int32)
+  ) -> Int[Array, "... C"]:
+    """The levels that `noise` selects."""
+    value = jnp.argmax(head_F.astype(jnp.float32) + noise, axis=-1)[..., None]
+    if self.num_colours > 1:
+      value = value // jnp.array(self._places) % self.num_levels
+    return value.astype(jnp.int32)
 
 
 NAMES = ("auto", "categorical", "logistic_mixture")
@@ -290,9 +320,14 @@ NAMES = ("auto", "categorical", "logistic_mixture")
 def make(
   name: str, *, num_levels: int, num_colours: int, num_components: int, min_log_scale: float
 ) -> Likelihood:
-  """Builds a likelihood by name; "auto" is categorical for grey images, a mixture for colour."""
+  """Builds a likelihood by name.
+
+  "auto" is categorical for grey and for binary images (up to `FEW_VALUES` of a pixel), else a
+  mixture.
+  """
   if name == "auto":
-    name = "categorical" if num_colours == 1 else "logistic_mixture"
+    is_few = num_colours == 1 or num_levels**num_colours <= FEW_VALUES
+    name = "categorical" if is_few else "logistic_mixture"
   if name == "categorical":
     return Categorical(num_levels, num_colours)
   if name == "logistic_mixture":

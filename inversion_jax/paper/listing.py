@@ -17,6 +17,7 @@ from inversion_jax.paper.plans import Planned
 SHAPES = {
   "digits": ((8, 8, 1), 17),
   "mnist": ((28, 28, 1), 256),
+  "fashion_mnist": ((28, 28, 1), 256),
   "affnist": ((40, 40, 1), 256),
   "affnist/small": ((40, 40, 1), 256),
   "affnist/medium": ((40, 40, 1), 256),

@@ -11,6 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from inversion_jax.report.figures import BLUE, GREY, INK, ORANGE, SKY, STYLE, WIDTH
+from inversion_jax.report.pictures import as_rgb
 
 MINUS = "\N{MINUS SIGN}"
 # The colours of the verdicts: blue where h helps, orange where it hurts, white where neither.
@@ -124,8 +125,7 @@ def pointwise_figure(names: Sequence[str], gain_LN: Float[np.ndarray, "L N"]) ->
 
 def _show_image(axes: Axes, image: Shown, num_levels: int):
   unit_HWC = image.levels_HWC / (num_levels - 1)
-  levels = unit_HWC[..., 0] if unit_HWC.shape[-1] == 1 else unit_HWC
-  axes.imshow(levels, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+  axes.imshow(as_rgb(unit_HWC), vmin=0.0, vmax=1.0, interpolation="nearest")
   axes.set_title(image.text, fontsize=7.5, fontweight="normal", loc="center", pad=3)
   _bare(axes)
 

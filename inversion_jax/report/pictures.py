@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Integer, Num
 from matplotlib.figure import Figure
 
 from inversion_jax.report.figures import DPI, GREY, STYLE
@@ -79,6 +79,14 @@ def _strip(levels_SHWC: np.ndarray, scale: int, num_levels: int) -> np.ndarray:
   """The pictures of one row of one column side by side, as RGB bytes with white gaps."""
   bytes_SHWC = np.rint(levels_SHWC * (255.0 / (num_levels - 1))).clip(0, 255).astype(np.uint8)
   large_SHWC = bytes_SHWC.repeat(scale, axis=1).repeat(scale, axis=2)
-  colour_SHWC = np.broadcast_to(large_SHWC, (*large_SHWC.shape[:3], 3))
-  padded_SHWC = np.pad(colour_SHWC, ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=255)
+  padded_SHWC = np.pad(as_rgb(large_SHWC), ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=255)
   return np.concatenate(padded_SHWC, axis=1)[:, :-_GAP]
+
+
+def as_rgb(pixels_C: Num[np.ndarray, "*axes C"]) -> Num[np.ndarray, "*axes 3"]:
+  """One channel as grey, two as red and green, of four the first three."""
+  *axes, num_colours = pixels_C.shape
+  if num_colours == 1:
+    return np.broadcast_to(pixels_C, (*axes, 3))
+  missing = np.zeros((*axes, max(0, 3 - num_colours)), pixels_C.dtype)
+  return np.concatenate([pixels_C[..., :3], missing], axis=-1)

@@ -18,11 +18,13 @@ from inversion_jax.machine.errors import UserError
 
 WRITERS = {
   "mnist": archives.write_mnist,
+  "fashion_mnist": archives.write_fashion_mnist,
   "cifar10": archives.write_cifar10,
   "svhn_cropped": archives.write_svhn,
 }
 OFFICIAL = {
   "mnist": mnist.MNIST,
+  "fashion_mnist": mnist.FashionMNIST,
   "cifar10": cifar.Cifar10,
   "svhn_cropped": svhn_cropped_dataset_builder.Builder,
 }
@@ -36,9 +38,13 @@ def home(tmp_path, monkeypatch):
   return tmp_path / "home"
 
 
+def builder_of(name):
+  return datasets.KNOWN[name].builder
+
+
 def point_to(monkeypatch, name, base_url):
   """Makes the builder of `name` download from `base_url`, where no checksums are published."""
-  builder = datasets.KNOWN[name].builder
+  builder = builder_of(name)
   urls = {key: base_url + url.rsplit("/", 1)[1] for key, url in builder.URLS.items()}
   monkeypatch.setattr(builder, "URLS", urls)
   return builder
@@ -65,7 +71,7 @@ def assert_holds(loaded, written):
 def test_downloaded_archives_are_loaded_exactly_in_the_official_order(name, tmp_path, monkeypatch):
   (tmp_path / "served").mkdir()
   written = WRITERS[name](tmp_path / "served")
-  with archives.serve(tmp_path / "served") as url:
+  with archives.serve(tmp_path / "served" / getattr(builder_of(name), "FOLDER", "")) as url:
     point_to(monkeypatch, name, url)
     loaded = loading.load(name, data_dir=str(tmp_path / "tfds"))
   assert [len(split.labels_N) for split in loaded[1:4]] == [54, 6, 20]
@@ -86,6 +92,16 @@ def test_tfds_data_dir_is_used_when_no_folder_is_named(tmp_path, monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
   loading.load("digits")
   assert (tmp_path / "elsewhere" / "digits").exists()
+
+
+def test_fashion_and_digits_lie_side_by_side(tmp_path):
+  folder = archives.manual_folder(tmp_path)
+  written = {name: WRITERS[name](folder) for name in ("mnist", "fashion_mnist")}
+  for name, content in written.items():
+    assert_holds(loading.load(name, data_dir=str(tmp_path)), content)
+  assert not np.array_equal(written["mnist"]["test"][0], written["fashion_mnist"]["test"][0])
+  builder = builder_of("fashion_mnist")(data_dir=tmp_path)
+  assert f"into {folder / 'fashion_mnist'}," in datasets._how_to_place("fashion_mnist", builder, "")
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -141,7 +157,7 @@ def test_an_archive_gone_from_its_server_tells_the_same(tmp_path, monkeypatch):
 def test_a_damaged_archive_is_named(name, tmp_path):
   folder = archives.manual_folder(tmp_path)
   WRITERS[name](folder)
-  for path in folder.iterdir():
+  for path in filter(pathlib.Path.is_file, folder.rglob("*")):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
   with pytest.raises(UserError, match=rf"{folder}.* is damaged .*; delete it and run again"):
     loading.load(name, data_dir=str(tmp_path))
@@ -152,7 +168,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name):
   with pytest.raises(UserError) as error:
     loading.load(name)
   known = (
-    "affnist, affnist/full, affnist/medium, affnist/small, cifar10, digits, mnist, svhn_cropped"
+    "affnist, affnist/full, affnist/medium, affnist/small, cifar10, digits, fashion_mnist, mnist, "
+    "svhn_cropped"
   )
   assert f"data.name={name!r} is not a known data set; choose from {known}." == str(error.value)
 
@@ -237,7 +254,7 @@ class Finder:
 
 sys.meta_path.insert(0, Finder)
 from inversion_jax.data import loading
-for name in ("digits", "svhn_cropped", "mnist", "cifar10", "affnist/small"):
+for name in ("digits", "svhn_cropped", "mnist", "fashion_mnist", "cifar10", "affnist/small"):
   loading.load(name, data_dir=sys.argv[1])
 assert "tensorflow" not in sys.modules
 print("done", end="")
@@ -256,7 +273,7 @@ def test_tensorflow_is_never_imported_and_nothing_is_printed(tmp_path):
   )
   assert result.stdout == "done", result.stderr
   lines = result.stderr.splitlines()
-  assert len(lines) == 7, result.stderr
+  assert len(lines) == 11, result.stderr
   assert all("SHA-256 is not the published one" in line for line in lines)
 
 

@@ -11,7 +11,8 @@ import tempfile
 import numpy as np
 import pytest
 
-from inversion_jax.features.pairs import pairs
+from inversion_jax.features import patches
+from inversion_jax.features.pairs import pairs, validate
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.inversion import Network, compare, fit
 from inversion_jax.machine.errors import UserError
@@ -19,6 +20,22 @@ from inversion_jax.machine.errors import UserError
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 17, (60, 6, 6, 1)).astype(np.uint8)
 H = RNG.normal(size=(60, 3)).astype(np.float32)
+
+
+def centred(images):
+  """As batch normalisation in training mode."""
+  rows = images.reshape(len(images), -1).astype(np.float32)
+  return rows - rows.mean(0)
+
+
+class Wide:
+  """A function whose features are kept in a file."""
+
+  def __init__(self, folder):
+    self.kept_at = lambda images: folder / "h.npy"
+
+  def __call__(self, images):
+    return np.broadcast_to(np.float32(1), (len(images), 10**13))
 
 
 def with_value(value):
@@ -43,7 +60,15 @@ def saved(tmp_path, name, **arrays):
 MISTAKES = {
   "floats as images": (lambda _: pairs(X / 16.0, H), "must be uint8 levels, not float64"),
   "no axis of colours": (lambda _: pairs(X[..., 0], H), "must have the shape (N, H, W, C)"),
-  "colours first": (lambda _: pairs(X.transpose(0, 3, 1, 2), H), "C 1 or 3"),
+  "colours first": (lambda _: pairs(X.transpose(0, 3, 1, 2), H), "C 1 to 4"),
+  "images of five colours": (lambda _: pairs(X.repeat(5, -1), H), "C 1 to 4, not (60, 6, 6, 5)"),
+  "images without rows": (lambda _: pairs(X[:, :0], H), "x has no images"),
+  "a patch larger than the images": (
+    lambda _: pairs(X, H, patch=7),
+    "patch=7 must be a number of pixels, or (rows, columns), within images of 6 x 6",
+  ),
+  "half a patch": (lambda _: pairs(X, H, patch=2.5), "patch=2.5 must be a number of pixels"),
+  "a patch of three sides": (lambda _: pairs(X, H, patch=(2, 2, 1)), "patch=(2, 2, 1) must be"),
   "no images": (lambda _: pairs(X[:0], H[:0]), "has no images"),
   "a list of lists": (lambda _: pairs([[1, 2], [3]], H), "cannot be made an array"),
   "levels above num_levels": (lambda _: pairs(X, H, num_levels=8), "levels below 8"),
@@ -81,6 +106,27 @@ MISTAKES = {
     lambda _: pairs(np.repeat(X, 5, 0), lambda x: np.ones((len(x), len(x)))),
     "of one shape",
   ),
+  "a function that normalises by the batch": (
+    lambda _: fit(pairs(X, centred, patch=3), quiet=True),
+    "depends on the images that are computed with it; put the network into evaluation mode",
+  ),
+  "the same, only looked at": (
+    lambda _: validate(centred, X),
+    "centred of an image depends on the images that are computed with it",
+  ),
+  "a layer too wide for memory": (
+    lambda _: pairs(X, lambda x: np.broadcast_to(np.float32(1), (len(x), 10**13))),
+    "60 images, 10,000,000,000,000 numbers each, needs 2.4e+06 GB of memory",
+  ),
+  "a layer too wide for the disk": (
+    lambda at: pairs(X, Wide(at)),
+    "choose another folder or a narrower layer",
+  ),
+  "a test set that was trained on": (
+    lambda _: validate(H, X, test=X[:20]),
+    "20 of the 20 test pairs are among the training pairs",
+  ),
+  "features that nothing is known of": (lambda _: validate(None, X), "validate needs features"),
   "labels as floats": (lambda _: pairs(X, H, labels=H[:, 0]), "labels must be 60 integers"),
   "too few sources": (lambda _: pairs(X, H, sources=np.arange(3)), "sources must be 60 integers"),
   "a test set of all": (lambda _: pairs(X, H).split(test=60), "cannot be held out"),
@@ -204,3 +250,70 @@ def test_constant_units_are_told_and_kept(caplog):
   h[:, 2] = 4.0
   assert pairs(X, h).features.shape == (3,)
   assert "1 of 3 units are the same for every image" in caplog.text
+
+
+def test_what_is_odd_is_a_sentence_with_its_remedy():
+  repeated = np.concatenate([H, H[:, :2], np.ones((60, 1), np.float32)], axis=1)
+  dead, twice = validate(repeated, X)
+  assert dead.startswith("h: 1 of 6 units are the same for every image")
+  assert twice.startswith("h: 2 of 6 units repeat another one in every image")
+  noise = np.random.default_rng(1)
+  (again,) = validate(lambda x: noise.normal(size=(len(x), 3)), X)
+  assert "differs when it is computed again" in again
+  assert "dropout" in again
+  (levels,) = validate(H, 255 * (X > 8).astype(np.uint8))
+  assert levels.startswith("x takes only 2 of 256 levels; number them from 0")
+  (shared,) = validate(H[:50], X[:50], test=np.concatenate([X[50:], X[50:], X[:1]]))
+  assert shared.startswith("1 of the 21 test pairs are among the training pairs")
+  for remark in (dead, twice, again, levels, shared):
+    assert remark.endswith(".")
+    assert "\n" not in remark
+
+
+def test_nothing_is_said_of_ordinary_features():
+  def pixels(images):
+    # Rounds otherwise for other batches, as products on an accelerator do.
+    return images.reshape(len(images), -1) * (1.0 + 1e-4 * len(images))
+
+  assert validate(H, X, test=16 - X) == []
+  assert validate(lambda x: x / 16.0, X) == []
+  assert validate(pixels, X) == []
+  # Two images that are alike, and one alone.
+  for few in (np.repeat(X[:1], 2, 0), X[:1]):
+    assert validate(lambda x: [[1.0, len(x) * 1e-6 + i] for i in range(len(x))], few) == []
+  # Maps that share values here and there, but no channel.
+  assert validate(np.stack([X[..., 0], X[..., 0] // 2], axis=-1), X) == []
+
+
+def test_patches_have_the_cells_of_a_map_that_lie_over_them():
+  images = RNG.integers(0, 256, (20, 9, 13, 2)).astype(np.uint8)
+  labels = np.arange(20)
+  # h is the image itself: a patch of it is the h of that patch.
+  whole = pairs(images, images.astype(np.float32), labels=labels)
+  made = pairs(images, images.astype(np.float32), labels=labels, patch=(4, 3))
+  assert (len(made), made.image_shape, made.features.shape) == (20 * 2 * 4, (4, 3, 2), (4, 3, 2))
+  np.testing.assert_array_equal(made.h, made.images)
+  np.testing.assert_array_equal(made.images[1 * 8 + 4 + 2], images[1, 4:8, 6:9])
+  np.testing.assert_array_equal(made.labels, labels.repeat(8))
+  np.testing.assert_array_equal(made.sources, whole.sources.repeat(8))
+  train, test = made.split(test=16)
+  assert not set(train.sources) & set(test.sources)
+  np.testing.assert_array_equal(test.h, test.images)
+
+
+@pytest.mark.parametrize(("size", "patch"), [(6, 2), (32, 10), (32, 16), (17, 4), (9, 9)])
+def test_cells_of_any_grid_cover_their_patch_and_are_equally_many(size, patch):
+  tiles = patches.tiling((size, 50), (patch, 7))
+  for num_cells in range(1, 2 * size):
+    firsts, num = tiles.cells(0, num_cells)
+    assert len(firsts) == size // patch
+    for place, first in enumerate(firsts):
+      assert 0 <= first <= num_cells - num
+      assert first * size <= place * patch * num_cells
+      assert (first + num) * size >= (place + 1) * patch * num_cells
+
+
+def test_patches_share_the_vector_of_their_image():
+  images = np.zeros((2, 32, 48, 1), np.uint8)
+  vectors = pairs(images, np.arange(10, dtype=np.float32).reshape(2, 5), patch=16)
+  np.testing.assert_array_equal(vectors.h[5:7], [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]])

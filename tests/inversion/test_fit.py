@@ -239,6 +239,20 @@ def test_without_settings_a_fit_suits_the_images(tmp_path):
   assert few.recipe.batch_size == 18
 
 
+def test_patches_of_large_images_of_four_colours_are_fitted_scored_and_drawn():
+  images = np.random.default_rng(0).integers(0, 256, (24, 12, 10, 4)).astype(np.uint8)
+  maps = images[:, ::2, ::2].astype(np.float32)
+  train, test = ij.pairs(images, maps, patch=(6, 5)).split(test=8)
+  network = ij.Network(num_filters=2, num_blocks=1, num_scales=1, reader_filters=2)
+  model = ij.fit(train, network=network, num_steps=1, quiet=True)
+  result = model.evaluate(test)
+  assert len(result.nats) == 8
+  # Two images, four patches each: two pieces of evidence.
+  assert result.nce.num == 2
+  assert model.h_shape == (3, 3, 4)
+  assert model.sample(test.h[:2], num=2).shape == (2, 2, 6, 5, 4)
+
+
 def test_orbax_is_imported_for_a_folder_alone(finished):
   source = pathlib.Path(ij.__file__).parent
   importing = [

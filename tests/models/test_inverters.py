@@ -20,10 +20,18 @@ GATED = {"architecture": "gated", "num_blocks": 2, "num_filters": 12}
 READ = {kind: REPRESENTATIONS[kind] for kind in ("vector", "map")}
 
 
-def tiny(num_colours=1, num_levels=5, z_shape=None, size=(8, 8), batch=16, **fields):
+def tiny(
+  num_colours=1,
+  num_levels=5,
+  z_shape=None,
+  size=(8, 8),
+  batch=16,
+  likelihood="auto",
+  **fields,
+):
   """A small inverter with random parameters, images and representations."""
   likelihood = likelihoods.make(
-    "auto",
+    likelihood,
     num_levels=num_levels,
     num_colours=num_colours,
     num_components=2,
@@ -51,29 +59,34 @@ def head_fn(inverter, params, z, size):
   return jax.jit(head)
 
 
-def causality(size, num_colours, z_shape, **fields):
-  """For every pixel: is its head the same when all from it on is replaced, or all before it?"""
-  batch = 50
+def causality(size, num_colours, z_shape, num_levels=5, num_pixels=None, **fields):
+  """For every pixel: is its head the same when all from it on is replaced, or all before it?
+
+  With `num_pixels` for the first and last and so many between them.
+  """
+  batch, size = 50, (size, size) if isinstance(size, int) else size
   inverter, params, images, z = tiny(
-    num_colours, z_shape=z_shape, size=(size, size), batch=batch, **fields
+    num_colours, num_levels, z_shape=z_shape, size=size, batch=batch, **fields
   )
-  other = (images + 1 + jax.random.randint(jax.random.key(9), images.shape, 0, 3)) % 5
-  head = head_fn(inverter, params, z, (size, size))
+  shift = jax.random.randint(jax.random.key(9), images.shape, 0, num_levels - 2 or 1)
+  other = (images + 1 + shift) % num_levels
+  head = head_fn(inverter, params, z, size)
   expected = np.asarray(head(images))
-  number = np.arange(size * size).reshape(size, size, 1)
+  number = np.arange(size[0] * size[1]).reshape(*size, 1)
+  chosen = np.unique(np.linspace(0, number.size - 1, num_pixels or number.size).astype(int))
   future_irrelevant, past_irrelevant = [], []
-  for start in range(0, size * size, batch):
+  for start in range(0, len(chosen), batch):
     # Each image of the batch stands for one pixel; its place in the batch is always the same.
-    pixels_B = np.minimum(np.arange(start, start + batch), size * size - 1)
+    pixels_B = chosen[np.minimum(np.arange(start, start + batch), len(chosen) - 1)]
     is_past = number < pixels_B[:, None, None, None]
-    rows, columns = np.divmod(pixels_B, size)
+    rows, columns = np.divmod(pixels_B, size[1])
     at_pixel = (np.arange(batch), rows, columns)
     for replaced, result in (
       (jnp.where(is_past, images, other), future_irrelevant),
       (jnp.where(is_past, other, images), past_irrelevant),
     ):
       result.extend((np.asarray(head(replaced))[at_pixel] == expected[at_pixel]).all(-1))
-  return np.array(future_irrelevant), np.array(past_irrelevant)
+  return np.array(future_irrelevant)[: len(chosen)], np.array(past_irrelevant)[: len(chosen)]
 
 
 @pytest.mark.parametrize("z_shape", REPRESENTATIONS.values(), ids=REPRESENTATIONS)
@@ -102,6 +115,33 @@ def test_a_reader_that_sees_all_of_h_leaves_the_order_of_the_pixels(size, num_co
   future_irrelevant, past_irrelevant = causality(size, num_colours, z_shape, **READER)
   assert future_irrelevant.all()
   assert not past_irrelevant[1 : size * size].any()
+
+
+# Images that are not square, or no multiple of 4, or of other colours: (size, colours, levels, h).
+KINDS = {
+  "30x26x3": ((30, 26), 3, 4, (4, 3, 2)),
+  "17x9 binary": ((17, 9), 1, 2, (5,)),
+  "64x64": ((64, 64), 1, 5, (16, 16, 2)),
+  "7x10 with two colours": ((7, 10), 2, 5, None),
+  "9x6 with four colours": ((9, 6), 4, 3, None),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_any_kind_are_read_in_their_order_and_have_probability_one(kind):
+  size, num_colours, num_levels, z_shape = KINDS[kind]
+  fields = READER | {"num_scales": 3 if kind == "30x26x3" else 2}
+  future_irrelevant, past_irrelevant = causality(
+    size, num_colours, z_shape, num_levels, num_pixels=100, **fields
+  )
+  assert future_irrelevant.all()
+  assert past_irrelevant[0]
+  assert not past_irrelevant[1:].any()
+  inverter, params, images, z = tiny(num_colours, num_levels, z_shape, size, batch=50, **fields)
+  head_HWF = head_fn(inverter, params, z, size)(images)[0]
+  values = jnp.array(list(itertools.product(range(num_levels), repeat=num_colours)))
+  nats = inverter.likelihood.log_prob(head_HWF[None], values[:, None, None])
+  np.testing.assert_allclose(jnp.exp(nats).sum(0), np.ones(size), atol=1e-4)
 
 
 def test_the_causality_test_sees_a_leak_of_one_pixel(monkeypatch):
@@ -137,8 +177,9 @@ def test_all_images_together_have_probability_one(size, z_shape, fields):
   assert jnp.exp(nats).sum() == pytest.approx(1.0, abs=1e-4)
 
 
-def test_all_colour_images_together_have_probability_one():
-  inverter, params, _, _ = tiny(num_colours=3, num_levels=2, size=(1, 3))
+@pytest.mark.parametrize("likelihood", ["categorical", "logistic_mixture"])
+def test_all_colour_images_together_have_probability_one(likelihood):
+  inverter, params, _, _ = tiny(num_colours=3, num_levels=2, size=(1, 3), likelihood=likelihood)
   images = jnp.array(list(itertools.product(range(2), repeat=9))).reshape(-1, 1, 3, 3)
   nats = inverter.apply({"params": params}, images).sum((1, 2))
   assert jnp.exp(nats).sum() == pytest.approx(1.0, abs=1e-4)

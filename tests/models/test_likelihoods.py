@@ -70,7 +70,11 @@ LIKELIHOODS = {
   "categorical": likelihoods.Categorical(num_levels=17),
   "grey mixture": likelihoods.LogisticMixture(17, 1, 5),
   "colour mixture": likelihoods.LogisticMixture(4, 3, 3),
+  "mixture of two colours": likelihoods.LogisticMixture(5, 2, 3),
+  "mixture of four colours": likelihoods.LogisticMixture(3, 4, 3),
+  "binary colours": likelihoods.Categorical(2, 3),
 }
+MIXTURES = [name for name in LIKELIHOODS if "mixture" in name]
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
@@ -84,11 +88,14 @@ def test_a_pixel_has_probability_one_in_all(name):
 
 def test_the_number_of_head_features_is_the_documented_one():
   assert likelihoods.LogisticMixture(256, 1, 10).num_features == 30
+  assert likelihoods.LogisticMixture(256, 2, 10).num_features == 60
   assert likelihoods.LogisticMixture(256, 3, 10).num_features == 100
+  assert likelihoods.LogisticMixture(256, 4, 10).num_features == 150
   assert likelihoods.Categorical(256).num_features == 256
+  assert likelihoods.Categorical(2, 4).num_features == 16
 
 
-@pytest.mark.parametrize("name", ["grey mixture", "colour mixture"])
+@pytest.mark.parametrize("name", MIXTURES)
 def test_a_linear_path_moves_all_means_of_a_mixture_and_nothing_else(name):
   likelihood = LIKELIHOODS[name]
   first, end = likelihood.linear_features
@@ -102,26 +109,30 @@ def test_a_linear_path_moves_all_logits_of_a_categorical():
   assert likelihoods.Categorical(17).linear_features == (0, 17)
 
 
-def test_the_colour_mixture_is_a_mixture_of_products_with_shifted_means():
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_is_one_of_products_with_shifted_means(name):
   # Written again in float64 from section 2.2 of Salimans et al. (2017), component by component.
-  likelihood = LIKELIHOODS["colour mixture"]
-  head = np.asarray(random_head(likelihood, 3), np.float64).reshape(-1, 3)
-  logits, means, scales = head[0], head[1:4], np.exp(np.maximum(head[4:7], -7.0))
-  coefficients = np.tanh(head[7:])
+  likelihood = LIKELIHOODS[name]
+  num_levels, num_colours, num_components = (
+    likelihood.num_levels,
+    likelihood.num_colours,
+    likelihood.num_components,
+  )
+  head = np.asarray(random_head(likelihood, 3), np.float64).reshape(-1, num_components)
+  logits, means = head[0], head[1 : 1 + num_colours]
+  scales = np.exp(np.maximum(head[1 + num_colours : 1 + 2 * num_colours], -7.0))
+  coefficients = np.tanh(head[1 + 2 * num_colours :])
+  colours = [(of, into) for into in range(num_colours) for of in range(into)]
   weights = np.exp(logits) / np.exp(logits).sum()
-  for pixel in ((0, 0, 0), (3, 1, 2), (2, 3, 0)):
-    unit = np.array(pixel) * 2 / 3 - 1
+  for pixel in np.asarray(all_pixels(likelihood))[[0, 7, -2, -1]]:
+    unit, half_bin = pixel * 2 / (num_levels - 1) - 1, 1 / (num_levels - 1)
     expected = 0.0
-    for k in range(3):
-      shifted = means[:, k] + np.array(
-        [
-          0.0,
-          coefficients[0, k] * unit[0],
-          coefficients[1, k] * unit[0] + coefficients[2, k] * unit[1],
-        ]
-      )
-      low = np.where(np.array(pixel) == 0, -np.inf, unit - 1 / 3)
-      high = np.where(np.array(pixel) == 3, np.inf, unit + 1 / 3)
+    for k in range(num_components):
+      shifted = means[:, k].copy()
+      for (of, into), coefficient in zip(colours, coefficients[:, k], strict=True):
+        shifted[into] += coefficient * unit[of]
+      low = np.where(pixel == 0, -np.inf, unit - half_bin)
+      high = np.where(pixel == num_levels - 1, np.inf, unit + half_bin)
       mass = scipy.stats.logistic.cdf(high, shifted, scales[:, k])
       mass -= scipy.stats.logistic.cdf(low, shifted, scales[:, k])
       expected += weights[k] * mass.prod()
@@ -145,12 +156,14 @@ def test_draws_have_the_probabilities(name):
   assert chi_squared.sum() < scipy.stats.chi2.ppf(0.999, likely.sum() - 1)
 
 
-def test_a_colour_depends_on_the_rounded_colours_before_it_alone():
-  likelihood = likelihoods.LogisticMixture(256, 3, 2)
+@pytest.mark.parametrize("num_colours", [3, 4])
+def test_a_colour_depends_on_the_rounded_colours_before_it_alone(num_colours):
+  likelihood = likelihoods.LogisticMixture(256, num_colours, 2)
   head, noise = random_head(likelihood, 2), likelihood.noise(jax.random.key(1))
   pixel = likelihood.draw(head, noise)
-  for colour in range(3):
-    changed = {**noise, "colour_C": noise["colour_C"].at[colour].add(7.0)}
+  for colour in range(num_colours):
+    away = 7.0 if pixel[colour] < 128 else -7.0
+    changed = {**noise, "colour_C": noise["colour_C"].at[colour].add(away)}
     other = likelihood.draw(head, changed)
     np.testing.assert_array_equal(other[:colour], pixel[:colour])
     assert other[colour] != pixel[colour]
@@ -169,10 +182,22 @@ def test_levels_survive_the_way_to_unit_and_back():
 
 def test_what_no_likelihood_is_made_for_is_said_in_a_sentence():
   options = {"num_levels": 256, "num_components": 2, "min_log_scale": -7.0}
-  with pytest.raises(UserError, match="one colour, not 3; use likelihood='logistic_mixture'"):
+  with pytest.raises(UserError, match="3 colours of 256 levels; use likelihood='logistic_mix"):
     likelihoods.make("categorical", num_colours=3, **options)
-  with pytest.raises(UserError, match="1 or 3 colours, not 2"):
-    likelihoods.make("logistic_mixture", num_colours=2, **options)
+  with pytest.raises(UserError, match="1 colour or more, not 0"):
+    likelihoods.make("logistic_mixture", num_colours=0, **options)
   with pytest.raises(UserError, match="'gaussian' is not known"):
     likelihoods.make("gaussian", num_colours=1, **options)
   assert likelihoods.make("auto", num_colours=1, **options) == likelihoods.Categorical(256)
+
+
+@pytest.mark.parametrize(
+  ("num_levels", "num_colours", "is_categorical"),
+  [(256, 1, True), (2, 4, True), (4, 2, True), (5, 2, False), (3, 3, False), (256, 3, False)],
+)
+def test_few_values_have_a_logit_each(num_levels, num_colours, is_categorical):
+  made = likelihoods.make(
+    "auto", num_levels=num_levels, num_colours=num_colours, num_components=2, min_log_scale=-7.0
+  )
+  assert isinstance(made, likelihoods.Categorical) == is_categorical
+  assert (made.num_levels, made.num_colours) == (num_levels, num_colours)

@@ -78,9 +78,9 @@ def test_the_network_sees_rounded_levels_alone():
 class Drawn:
   """A small inverter with random parameters, and what is drawn from it."""
 
-  def __init__(self, size, num_colours=1, z_shape=None, num_images=3, **fields):
+  def __init__(self, size, num_colours=1, z_shape=None, num_images=3, num_levels=17, **fields):
     likelihood = likelihoods.make(
-      "auto", num_levels=17, num_colours=num_colours, num_components=2, min_log_scale=-7.0
+      "auto", num_levels=num_levels, num_colours=num_colours, num_components=2, min_log_scale=-7.0
     )
     fields = {"num_filters": 4, "num_blocks": 1} | fields
     self.inverter, self.size, self.num_images = Inverter(likelihood, **fields), size, num_images
@@ -160,6 +160,27 @@ def test_all_samplers_draw_the_same_images(sampler, num_colours, z_shape, fields
   ancestral = drawn.images("ancestral")
   assert ancestral.std() > 1
   np.testing.assert_array_equal(drawn.images(sampler), ancestral)
+
+
+@pytest.mark.parametrize(
+  ("size", "num_colours", "num_levels", "z_shape", "fields"),
+  [
+    ((30, 26), 3, 256, (4, 3, 2), {}),
+    ((17, 9), 1, 2, None, {}),
+    ((64, 64), 1, 5, None, {"num_filters": 2, "num_scales": 1}),
+    ((9, 6), 4, 256, None, {"num_scales": 1}),
+  ],
+  ids=["30x26x3", "17x9 binary", "64x64", "9x6 with four colours"],
+)
+def test_all_samplers_draw_the_same_images_of_any_kind(
+  size, num_colours, num_levels, z_shape, fields
+):
+  drawn = Drawn(size, num_colours, z_shape, 1, num_levels, **READER | {"num_scales": 2} | fields)
+  ancestral = drawn.images("ancestral")
+  assert ancestral.std() > 0.1
+  assert ancestral.max() == num_levels - 1
+  for sampler in ("cached", "fixed_point"):
+    np.testing.assert_array_equal(drawn.images(sampler), ancestral)
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "cached", "fixed_point"])

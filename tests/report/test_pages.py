@@ -113,6 +113,13 @@ def test_levels_reach_from_black_to_white():
   assert strip[0, 8].tolist() == [128, 128, 128]
 
 
+def test_images_of_any_colours_are_shown_in_three():
+  pixels_4 = np.array([10, 20, 30, 40])
+  assert pictures.as_rgb(pixels_4[:1]).tolist() == [10, 10, 10]
+  assert pictures.as_rgb(pixels_4[:2]).tolist() == [10, 20, 0]
+  assert pictures.as_rgb(pixels_4).tolist() == [10, 20, 30]
+
+
 @pytest.mark.parametrize(
   ("shape", "scale"),
   [((8, 8, 1), 24), ((28, 28, 1), 6), ((32, 32, 3), 6), ((40, 40, 1), 4), ((128, 96, 3), 2)],

@@ -19,7 +19,15 @@ from absl import logging
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.download.util import DownloadError
 
-from inversion_jax.data.datasets import affnist, archives, cifar10, digits, mnist, svhn_cropped
+from inversion_jax.data.datasets import (
+  affnist,
+  archives,
+  cifar10,
+  digits,
+  fashion_mnist,
+  mnist,
+  svhn_cropped,
+)
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
 
@@ -39,6 +47,7 @@ class Known(NamedTuple):
 KNOWN = {
   "digits": Known(digits.Digits, num_levels=17),
   "mnist": Known(mnist.Mnist, num_levels=256),
+  "fashion_mnist": Known(fashion_mnist.FashionMnist, num_levels=256),
   "svhn_cropped": Known(svhn_cropped.SvhnCropped, num_levels=256),
   "cifar10": Known(cifar10.Cifar10, num_levels=256),
   "affnist": Known(affnist.Affnist, num_levels=256),
@@ -120,9 +129,10 @@ def _user_errors(name, builder) -> Iterator[None]:
 def _how_to_place(name, builder, error):
   files = ", ".join(builder.URLS.values())
   root = pathlib.Path(builder.data_dir).parents[1]
+  manual = root / "downloads" / archives.MANUAL / getattr(builder, "FOLDER", "")
   return (
     f"The data set {name} is not in {root} and cannot be downloaded ({error}); put its archives "
-    f"({files}) into {root / 'downloads' / archives.MANUAL}, or set config.data.dir or "
+    f"({files}) into {manual}, or set config.data.dir or "
     f"TFDS_DATA_DIR to a folder that holds {name} prepared by TFDS in the format {FORMAT}."
   )
 

@@ -44,17 +44,18 @@ def fetch(
   dl_manager: tfds.download.DownloadManager,
   urls: Mapping[str, str],
   url_infos: Mapping[str, Any],
+  subfolder: str = "",
 ) -> dict[str, pathlib.Path]:
   """Returns the archives under the keys of their `urls`: those placed by hand, or downloads.
 
-  A file of the same name in `<data_dir>/downloads/manual` is used without a download; a log line
-  says so if it is not the file whose SHA-256 is published in `url_infos`. What is downloaded
-  has to match it.
+  A file of the same name in `<data_dir>/downloads/manual`, in `subfolder` there, is used without a
+  download; a log line says so if it is not the file whose SHA-256 is published in `url_infos`. What
+  is downloaded has to match it.
 
   Raises:
     UnreachableError: no answer to a first small request. TFDS alone would retry for minutes.
   """
-  folder = pathlib.Path(dl_manager.download_dir) / MANUAL
+  folder = pathlib.Path(dl_manager.download_dir) / MANUAL / subfolder
   placed = {key: folder / file_name(url) for key, url in urls.items()}
   placed = {key: path for key, path in placed.items() if path.exists()}
   for key, path in placed.items():

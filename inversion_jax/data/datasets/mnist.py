@@ -27,9 +27,11 @@ class Mnist(official.MNIST, skip_registration=True):
     "test_images": _URL + "t10k-images-idx3-ubyte.gz",
     "test_labels": _URL + "t10k-labels-idx1-ubyte.gz",
   }
+  # Below that of manual downloads; for sets whose archives have the names of another set's.
+  FOLDER: ClassVar = ""
 
   def _split_generators(self, dl_manager):
-    paths = archives.fetch(dl_manager, self.URLS, self.url_infos)
+    paths = archives.fetch(dl_manager, self.URLS, self.url_infos, self.FOLDER)
     return {
       split: self._generate_examples(paths[f"{split}_images"], paths[f"{split}_labels"])
       for split in ("train", "test")

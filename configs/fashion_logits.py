@@ -1,0 +1,7 @@
+"""Fashion-MNIST: p(x | logits), with the networks and settings of MNIST."""
+
+from inversion_jax import config as config_lib
+
+
+def get_config(variant: str = ""):
+  return config_lib.preset("fashion", "logits", variant)
