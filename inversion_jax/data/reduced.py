@@ -17,6 +17,7 @@ class Reduction(NamedTuple):
 REDUCTIONS = {
   "mnist/14": Reduction("mnist", factor=2, num_levels=256),
   "mnist/7": Reduction("mnist", factor=4, num_levels=17),
+  "fashion_mnist/14": Reduction("fashion_mnist", factor=2, num_levels=256),
   "cifar10/16": Reduction("cifar10", factor=2, num_levels=256),
 }
 

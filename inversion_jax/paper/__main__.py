@@ -3,6 +3,7 @@ r"""Runs the experiments of the paper and draws its figures and tables.
 launch/figure_5a --miniature      # one figure, on the digits, in minutes
 launch/paper --list               # the runs of everything and what they cost; starts nothing
 launch/paper                      # everything, at the paper's size
+launch/figure_5a --miniature --jobs=2    # two runs at the same time, in a process each
 
 An interrupted or failed launch goes on where it was when it is started again: runs that are done
 are skipped. Figures go to WORKDIR/figures, each with a CSV of its numbers.
@@ -22,7 +23,7 @@ import jax
 
 from inversion_jax import config as config_lib
 from inversion_jax import stages
-from inversion_jax.machine import compilation, progress
+from inversion_jax.machine import compilation, progress, workers
 from inversion_jax.machine.errors import Parser, UserError, as_sentences
 from inversion_jax.machine.progress import say, warn
 from inversion_jax.models import contexts
@@ -50,18 +51,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if given.list:
     listing.show(planned, workdir)
     return 0
-  with compilation.kept_in(workdir / COMPILED):
-    failed = []
-    for place, one in enumerate(planned, 1):
-      say("run %d of %d: %s", place, len(planned), one.folder)
-      if not _succeeds(one, workdir):
-        failed.append(one.folder)
+  failed = _failed(planned, workdir, given.jobs)
   undrawn = given.part is None and [
     name for name in names if not _is_drawn(name, scale, workdir, failed)
   ]
   for folder in failed:
     print(f"{workdir / folder} failed; see above, and start again to go on.")
   return 1 if failed or undrawn else 0
+
+
+def _failed(planned, workdir, num_jobs) -> list[str]:
+  """Goes through all runs; returns the folders of those that failed."""
+  num = workers.num_at_once(num_jobs, len(planned))
+  if num == 1:
+    succeeded = []
+    for place, one in enumerate(planned, 1):
+      say("run %d of %d: %s", place, len(planned), one.folder)
+      succeeded.append(_succeeds(one, workdir))
+  else:
+    for one in plans.part(planned, plans.SHARED):
+      # If it fails, those that need it say so.
+      _succeeds(one, workdir)
+    tasks = [(one, workdir) for one in planned]
+    succeeded = workers.side_by_side(_succeeds, tasks, [one.folder for one in planned], num)
+  return [one.folder for one, is_done in zip(planned, succeeded, strict=True) if not is_done]
 
 
 def _experiment(name):
@@ -95,6 +108,12 @@ def _parser():
     choices=contexts.MODES,
     help="of h: projection is the paper's own; default: that of the configurations, decoder",
   )
+  parser.add_argument(
+    "--jobs",
+    type=int,
+    default=1,
+    help="runs at the same time, each in a process with its share of the cores; 0: one a core",
+  )
   parser.add_argument("--part", help="shared, or I/N: some of the runs; draws nothing")
   parser.add_argument("--list", action="store_true", help="print runs and costs, start nothing")
   parser.add_argument(
@@ -110,8 +129,9 @@ def _succeeds(planned: plans.Planned, workdir: pathlib.Path) -> bool:
     config.inverter.start_from = str(workdir / config.inverter.start_from)
   try:
     run = Run(config_lib.check(config), workdir / planned.folder)
-    stages.start([run], planned.stages)
-    stages.go_through(run, planned.stages)
+    with compilation.kept_in(workdir / COMPILED):
+      stages.start([run], planned.stages)
+      stages.go_through(run, planned.stages)
   except UserError as error:
     warn("%s failed: %s", planned.folder, error)
     return False
