@@ -124,7 +124,8 @@ def _parser():
 
 def _succeeds(planned: plans.Planned, workdir: pathlib.Path) -> bool:
   """Runs all stages; a failure is told and the others go on."""
-  config = planned.config
+  # What is shared is gone through once more with the rest, from the plan as it was.
+  config = planned.config.copy_and_resolve_references()
   if config.inverter.start_from:
     config.inverter.start_from = str(workdir / config.inverter.start_from)
   try:

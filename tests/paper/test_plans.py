@@ -206,6 +206,29 @@ def test_a_launch_that_is_done_runs_nothing_again(launched, monkeypatch):
   assert launch.main(["figure_5b", "--smoke", f"--workdir={workdir}"]) == 0
 
 
+def test_runs_side_by_side_begin_once_what_they_share_is_there(monkeypatch, tmp_path):
+  gone_through = []
+
+  def go_through(run, names):
+    start_from = run.config.inverter.start_from
+    gone_through.append((run.folder.relative_to(tmp_path).as_posix(), tuple(names), start_from))
+
+  monkeypatch.setattr(launch.stages, "start", lambda runs, names: None)
+  monkeypatch.setattr(launch.stages, "go_through", go_through)
+  in_turn = lambda act, tasks, names, num: [act(*task) for task in tasks]  # noqa: E731
+  monkeypatch.setattr(launch.workers, "side_by_side", in_turn)
+  monkeypatch.setattr(plans, "LAYERS", ("fc3",))
+  launch.main(["figure_5b", "--smoke", "--jobs=2", f"--workdir={tmp_path}"])
+  folders = [folder for folder, _, _ in gone_through]
+  num_runs = len(set(folders))
+  assert folders[:num_runs] == folders[num_runs:], "once what is shared, then everything"
+  for folder, names, _ in gone_through[:num_runs]:
+    assert names == (("inverter", "evaluate") if folder.endswith("prior") else ("classifier",))
+  for folder, names, start_from in gone_through[num_runs:]:
+    assert "inverter" in names
+    assert start_from == ("" if folder.endswith("prior") else f"{tmp_path}/digits/dynamics/prior")
+
+
 def test_the_paper_s_own_reader_is_a_flag():
   (planned, *_) = plans.layers(plans.SCALES["miniature"])
   for reader, decay in (("projection", 0.0), ("decoder", planned.config.inverter.weight_decay)):
