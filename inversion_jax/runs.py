@@ -63,7 +63,9 @@ class Run:
     """Raises UserError if the folder belongs to another configuration, or cannot be one."""
     existing = self.existing_folder
     if not existing.is_dir():
-      raise UserError(f"{existing} is a file, and no folder for a run; choose another --workdir.")
+      raise UserError(
+        f"The folder {self.folder} cannot be made ({existing} is a file); choose another --workdir."
+      )
     if not os.access(existing, os.W_OK | os.X_OK):
       raise UserError(f"{existing} cannot be written to; choose another --workdir.")
     path = self.folder / storage.CONFIG

@@ -205,7 +205,7 @@ def test_microbatches_that_do_not_share_a_batch_are_refused(tmp_path, data_dir):
   config = smaller(get_config("digits_prior", "smoke"))
   config.data.dir = str(data_dir)
   config.inverter.num_microbatches = 3
-  words = r"inverter\.batch_size=16 cannot be split over 3 microbatches"
+  words = r"inverter\.num_microbatches=3 does not divide batch_size=16"
   with pytest.raises(UserError, match=words):
     run_stages(config, tmp_path, ["inverter"])
 
