@@ -60,8 +60,10 @@ def _remarks_on_values(h, name) -> Iterator[str]:
     # One random mixture of all values of a unit: equal units have equal ones, digit by digit.
     weights = rng.normal(size=(*rows.shape[:-1], 1))
     mixed_Z = mixed_Z + (rows * weights).reshape(-1, h.shape[-1]).sum(0)
+  if len(h) == 1:
+    return
   is_constant_Z = (low_Z == high_Z).reshape(-1, h.shape[-1]).all(0)
-  if is_constant_Z.all() and len(h) > 1:
+  if is_constant_Z.all():
     raise UserError(
       f"{name} is the same for every image, so it tells nothing; check what made it, or leave it "
       "out for p(x)."
@@ -73,7 +75,7 @@ def _remarks_on_values(h, name) -> Iterator[str]:
     )
   alive_Z = mixed_Z[~is_constant_Z]
   num_repeated = len(alive_Z) - len(np.unique(alive_Z))
-  if num_repeated and len(h) > 1:
+  if num_repeated:
     yield (
       f"{name}: {num_repeated} of {h.shape[-1]} units repeat another one in every image; they tell "
       "nothing new and may be dropped."

@@ -280,7 +280,7 @@ def test_nothing_is_said_of_ordinary_features():
   assert validate(pixels, X) == []
   # Two images that are alike, and one alone.
   for few in (np.repeat(X[:1], 2, 0), X[:1]):
-    assert validate(lambda x: [[1.0, len(x) * 1e-6 + i] for i in range(len(x))], few) == []
+    assert validate(lambda x: [[1.0 + i, len(x) * 1e-6 - i] for i in range(len(x))], few) == []
   # Maps that share values here and there, but no channel.
   assert validate(np.stack([X[..., 0], X[..., 0] // 2], axis=-1), X) == []
 

@@ -42,7 +42,7 @@ class Adapter:
   channels_first: bool = False
   batch_size: int = BATCH_SIZE
   has_full_batches: bool = False
-  folder: pathlib.Path | None = None
+  folder: str | pathlib.Path | None = None
 
   def __call__(self, images_NHWC: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N ..."]:
     """h of any images: a vector or a map for each, see `arranged`."""
