@@ -55,19 +55,14 @@ class Run:
   @classmethod
   def load(cls, folder: pathlib.Path) -> "Run":
     """The run in `folder`, with its own configuration."""
-    return cls(config_lib.restored(storage.read_json(folder / storage.CONFIG)), folder)
+    return cls(config_lib.restored(storage.read_record(folder / storage.CONFIG)), folder)
 
   def begin(self):
     """Claims the folder, or raises UserError if it belongs to another configuration."""
-    try:
-      self.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise UserError(
-        f"The folder {self.folder} cannot be made ({error.strerror}); choose another --workdir."
-      ) from error
+    storage.make_folder(self.folder)
     path = self.folder / storage.CONFIG
     if path.exists():
-      changes = config_lib.differences(storage.read_json(path), self.config)
+      changes = config_lib.differences(storage.read_record(path), self.config)
       if changes:
         raise UserError(
           f"{self.folder} belongs to another configuration ({'; '.join(changes)}); choose another "
@@ -213,6 +208,8 @@ class Run:
     if not self.layer:
       return inversion.AS_IT_IS
     path, step = self.folder / inversion.STATISTICS, self.classifier_step()
+    if not path.exists():
+      raise UserError(f"{path} is missing; run --stages=inverter first, which makes it again.")
     statistics = storage.read_npz(path)
     begun_with = statistics.get("classifier_step")
     if begun_with is not None and int(begun_with) != step:

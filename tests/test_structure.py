@@ -11,7 +11,8 @@ import inversion_jax
 PACKAGE = pathlib.Path(inversion_jax.__file__).parent
 # Floors and rooms from the ground up; a module imports only what stands before it.
 LADDER = [
-  *("machine.errors", "machine.limits", "machine.processes", "machine.progress", "machine.storage"),
+  *("machine.errors", "machine.limits", "machine.processes", "machine.progress"),
+  *("machine.checksums", "machine.storage", "machine.locks", "machine.stopping"),
   *(
     "machine.notes",
     "machine.metrics",
