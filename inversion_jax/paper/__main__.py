@@ -19,10 +19,11 @@ import traceback
 from collections.abc import Sequence
 
 import jax
+from absl import logging as absl_logging
 
 from inversion_jax import config as config_lib
 from inversion_jax import stages
-from inversion_jax.machine import compilation, progress
+from inversion_jax.machine import compilation, locks, progress, stopping
 from inversion_jax.machine.errors import Parser, UserError, as_sentences
 from inversion_jax.machine.progress import say, warn
 from inversion_jax.models import contexts
@@ -102,10 +103,11 @@ def _succeeds(planned: plans.Planned, workdir: pathlib.Path) -> bool:
     config.inverter.start_from = str(workdir / config.inverter.start_from)
   try:
     run = Run(config_lib.check(config), workdir / planned.folder)
-    run.begin()
-    for stage in planned.stages:
-      say("%s: %s", run.folder, stage)
-      stages.STAGES[stage](run)
+    with locks.owned(run.folder):
+      run.begin()
+      for stage in planned.stages:
+        say("%s: %s", run.folder, stage)
+        stages.STAGES[stage](run)
   except UserError as error:
     warn("%s failed: %s", planned.folder, error)
     return False
@@ -127,7 +129,8 @@ def _is_drawn(name, scale, workdir, failed):
     return False
   output = workdir / "figures"
   try:
-    EXPERIMENTS[name].draw(workdir, output, scale)
+    with locks.owned(output):
+      EXPERIMENTS[name].draw(workdir, output, scale)
   except UserError as error:
     warn("%s is not drawn: %s", name, error)
     return False
@@ -137,4 +140,7 @@ def _is_drawn(name, scale, workdir, failed):
 
 if __name__ == "__main__":
   progress.show_lines()
-  sys.exit(main())
+  # Orbax narrates every error that it raises as well.
+  absl_logging.set_verbosity(absl_logging.FATAL)
+  with stopping.heeded():
+    sys.exit(main())
