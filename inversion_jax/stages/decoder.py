@@ -21,9 +21,9 @@ NAME = "decoder"
 
 def train(run: Run):
   """Trains the image of least expected squared error given h."""
+  run.fit_statistics()
   if sessions.is_finished(run.folder, NAME, run.config.decoder.num_steps):
     return
-  run.fit_statistics()
   sessions.train(subject(run), run.recipe(NAME), seed=run.config.seed, folder=run.folder)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from inversion_jax import information, inversion, report
 from inversion_jax.fitting import scoring, sessions, training
 from inversion_jax.information import diversity, neighbours
-from inversion_jax.machine import placement, storage
+from inversion_jax.machine import locks, placement, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
 from inversion_jax.models import gans, sampling
@@ -83,18 +83,19 @@ def _trained(run: Run, entropy_weight: float) -> Run:
   with config.unlocked():
     config.gan.entropy_weights = (entropy_weight,)
   member = Run(config, run.folder / FOLDER / f"entropy_{entropy_weight:g}")
-  member.begin()
-  CLASSIFIER(member)
-  say("%s: gan", member.folder)
-  train(member)
+  with locks.owned(member.folder):
+    member.begin()
+    CLASSIFIER(member)
+    say("%s: gan", member.folder)
+    train(member)
   return member
 
 
 def train(run: Run):
   """Trains the GAN of a run that has one entropy weight."""
+  run.fit_statistics()
   if sessions.is_finished(run.folder, NAME, run.config.gan.num_steps):
     return
-  run.fit_statistics()
   sessions.train(subject(run), run.recipe(NAME), seed=run.config.seed, folder=run.folder)
 
 
