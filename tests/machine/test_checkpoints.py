@@ -10,8 +10,7 @@ from inversion_jax.machine import checkpoints
 from inversion_jax.machine.checkpoints import Checkpoints
 from inversion_jax.machine.errors import UserError
 
-# Where one array cannot be read, Orbax leaves the others unread.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.usefixtures("damaged_checkpoints")
 
 
 def save_all(folder, values, best_mode="min", keep_steps=()):
