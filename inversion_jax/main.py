@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from inversion_jax import config as config_lib
 from inversion_jax import report, stages
-from inversion_jax.machine import processes, progress, storage
+from inversion_jax.machine import locks, processes, progress, stopping, storage
 from inversion_jax.machine.errors import UserError, as_sentences, exit_with
 from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
@@ -61,13 +61,19 @@ def main(_):
     Run(config, workdir)
   ]
   stages.start(runs, _STAGES.value)
-  stages.go_through_all(runs, _STAGES.value, _JOBS.value)
-  if config.layers and "neighbours" in _STAGES.value:
-    report.write_table_1(workdir, [run.folder for run in runs])
-  if config.layers and "report" in _STAGES.value:
-    report.write_comparison(workdir, [run.folder for run in runs])
+  with locks.owned(workdir):
+    _run_all(runs, workdir)
   if "report" in _STAGES.value and processes.is_first():
     print(f"The report is {workdir / storage.REPORT}")
+
+
+def _run_all(runs, workdir):
+  stages.go_through_all(runs, _STAGES.value, _JOBS.value)
+  are_layers = runs[0].folder != workdir
+  if are_layers and "neighbours" in _STAGES.value:
+    report.write_table_1(workdir, [run.folder for run in runs])
+  if are_layers and "report" in _STAGES.value:
+    report.write_comparison(workdir, [run.folder for run in runs])
 
 
 def _workdir():
@@ -157,9 +163,9 @@ def _words_of(error):
 def _guarded(argv):
   """Runs `main`; a user's error ends in its sentence, a bug keeps its traceback."""
   if not flags.FLAGS["verbosity"].present:
-    # Orbax narrates every file it writes.
-    absl_logging.set_verbosity(absl_logging.WARNING)
-  with as_sentences(_workdir(), "--workdir"):
+    # Orbax narrates every file it writes, and every error that it raises as well.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+  with as_sentences(_workdir(), "--workdir"), stopping.heeded():
     main(argv)
 
 

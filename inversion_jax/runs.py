@@ -57,7 +57,7 @@ class Run:
   @classmethod
   def load(cls, folder: pathlib.Path) -> "Run":
     """The run in `folder`, with its own configuration."""
-    return cls(config_lib.restored(storage.read_json(folder / storage.CONFIG)), folder)
+    return cls(config_lib.restored(storage.read_record(folder / storage.CONFIG)), folder)
 
   def check_folder(self):
     """Raises UserError if the folder belongs to another configuration, or cannot be one."""
@@ -71,10 +71,7 @@ class Run:
     path = self.folder / storage.CONFIG
     if not path.exists():
       return
-    saved = storage.read_json(path)
-    if not isinstance(saved, dict):
-      raise UserError(f"{path} is not a configuration; choose another --workdir or delete it.")
-    changes = config_lib.differences(saved, self.config)
+    changes = config_lib.differences(storage.read_record(path), self.config)
     if changes:
       raise UserError(
         f"{self.folder} belongs to another configuration ({'; '.join(changes)}); choose another "
@@ -84,12 +81,7 @@ class Run:
   def begin(self):
     """Claims the folder, or raises UserError as `check_folder`."""
     self.check_folder()
-    try:
-      self.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise UserError(
-        f"The folder {self.folder} cannot be made ({error.strerror}); choose another --workdir."
-      ) from error
+    storage.make_folder(self.folder)
     storage.write_json(self.folder / storage.CONFIG, self.config.to_dict())
 
   @property
@@ -135,9 +127,10 @@ class Run:
 
   def train(self, model: str, subject: Callable[[], sessions.Subject]):
     """Trains one of the run's models of h, by the name of its section, unless it is trained."""
+    # Statistics that were lost are made again even where the model is trained.
+    self.fit_statistics()
     if self.is_trained(model):
       return
-    self.fit_statistics()
     sessions.train(subject(), self.recipe(model), seed=self.config.seed, folder=self.folder)
 
   def network(self) -> Network:
@@ -280,6 +273,8 @@ class Run:
     if not self.layer:
       return inversion.AS_IT_IS
     path, step = self.folder / inversion.STATISTICS, self.classifier_step()
+    if not path.exists():
+      raise UserError(f"{path} is missing; run --stages=inverter first, which makes it again.")
     statistics = storage.read_npz(path)
     begun_with = statistics.get("classifier_step")
     if begun_with is not None and int(begun_with) != step:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -73,22 +74,37 @@ def edited(config, **fields):
 
 
 @contextlib.contextmanager
-def killed_at_step(last):
-  """Training inside is killed once step `last` has been logged."""
+def at_step(last, act):
+  """Inside, `act()` follows once training has logged step `last`."""
   fit = training.fit
 
-  def killed(*args, on_log, **kwargs):
-    def stop(step, values):
+  def interrupted(*args, on_log, **kwargs):
+    def log(step, values):
       on_log(step, values)
       if step == last:
-        raise KeyboardInterrupt
+        act()
 
-    return fit(*args, on_log=stop, **kwargs)
+    return fit(*args, on_log=log, **kwargs)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(training, "fit", killed)
-    with pytest.raises(KeyboardInterrupt):
-      yield
+    patch.setattr(training, "fit", interrupted)
+    yield
+
+
+@contextlib.contextmanager
+def killed_at_step(last):
+  """Training inside is killed once step `last` has been logged."""
+
+  def kill():
+    raise KeyboardInterrupt
+
+  with at_step(last, kill), pytest.raises(KeyboardInterrupt):
+    yield
+
+
+def told_to_end_at_step(last):
+  """Inside, this process gets the signal of a machine that is taken away at step `last`."""
+  return at_step(last, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def run_stage(name, run):

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from inversion_jax import compare
+from inversion_jax import compare, information
 from inversion_jax.machine import storage
 from inversion_jax.report import figures
 from inversion_jax.report.files import read_run
@@ -30,8 +30,10 @@ def fake_run(folder, layer, mean_nats, seed=0, *, own_seed=None, per_source=1, *
   base = {"seed": seed, "representation": {"layer": layer}, "classifier": {"num_steps": 4}}
   storage.write_json(folder / storage.CONFIG, base | config)
   summary = {"dataset": "digits", "layer": layer or "none", "num_levels": 17}
-  summary |= {"image_shape": [8, 8, 1], "nce_nats": -nats_N.mean(), "bits_per_dim": 1.0}
-  storage.write_json(folder / storage.SUMMARY, summary | {"nce_nats_standard_error": 1.0})
+  nce = information.mean_with_error(-nats_N, rows["source"])
+  summary |= {"nce_nats": nce.mean, "nce_nats_standard_error": nce.standard_error}
+  summary |= {"image_shape": [8, 8, 1], "bits_per_dim": -nce.mean / (64 * np.log(2))}
+  storage.write_json(folder / storage.SUMMARY, summary)
   return folder
 
 
@@ -67,6 +69,7 @@ def test_the_comparison_stands_beside_the_first_run_with_all_its_files(layers_di
   assert found == {
     *("comparison.json", "comparison.csv", "differences.csv", "pointwise.csv", "report.html"),
     *("figures/nce.png", "figures/differences.png", "figures/gains_pointwise.png"),
+    *("checksums.json", "figures/checksums.json", ".lock"),
   }
 
 
@@ -248,7 +251,11 @@ def other_images(folder):
 
 def other_sources(folder):
   arrays = storage.read_npz(folder / storage.NATS)
-  storage.write_npz(folder / storage.NATS, arrays | {"source": arrays["source"] // 2})
+  source_N = arrays["source"] // 2
+  storage.write_npz(folder / storage.NATS, arrays | {"source": source_N})
+  error = information.mean_with_error(arrays["nats"], source_N).standard_error
+  summary = storage.read_json(folder / storage.SUMMARY)
+  storage.write_json(folder / storage.SUMMARY, summary | {"nce_nats_standard_error": error})
 
 
 def fewer_labels(folder):
@@ -294,9 +301,9 @@ def test_mistakes_on_the_command_line_end_in_a_sentence(tmp_path, capsys):
     ((run, tmp_path / "conv2" / ".." / "conv2"), "was given twice"),
     ((run, "--ouput=x"), "unrecognized arguments: --ouput=x"),
     ((run, f"--output={run}"), "is the folder of a run; choose another --output."),
-    ((run, f"--output={tmp_path / 'file' / 'x'}"), "cannot be written; choose another --output."),
-    ((run, f"--output={tmp_path / 'file'}"), "cannot be written; choose another --output."),
-    ((run, "--output=/proc/comparison"), "cannot be written; choose another --output."),
+    ((run, f"--output={tmp_path / 'file' / 'x'}"), "cannot be made (Not a directory)"),
+    ((run, f"--output={tmp_path / 'file'}"), "; choose another"),
+    ((run, "--output=/proc/comparison"), "; choose another"),
   ):
     assert run_compare(*arguments) == 2, arguments
     printed = capsys.readouterr().err

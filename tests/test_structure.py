@@ -12,8 +12,8 @@ PACKAGE = pathlib.Path(inversion_jax.__file__).parent
 # Floors and rooms from the ground up; a module imports only what stands before it.
 LADDER = [
   *("machine.errors", "machine.limits", "machine.memory", "machine.processes", "machine.progress"),
+  *("machine.checksums", "machine.storage", "machine.locks", "machine.stopping"),
   "machine.workers",
-  "machine.storage",
   *(
     "machine.notes",
     "machine.metrics",

@@ -21,6 +21,8 @@ from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.metrics import MetricsLog, Records
 from inversion_jax.machine.progress import say, track
 
+NOTHING_LOGGED = -1  # the step before the first
+
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
@@ -95,21 +97,24 @@ def train(
     shape = state_shape(subject, recipe)
     _say_memory(subject, step_fn, shape, subject.batch_fn(rows_fn(0)))
     kept = stack.enter_context(_kept(subject, folder))
-    first_step = kept.latest_step() or 0
+    first_step, state = kept.restore_newest(shape) or (None, None)
     log = stack.enter_context(_log(subject, folder, first_step))
-    shown = stack.enter_context(track(subject.name, recipe.num_steps, initial=first_step))
-    session = _Session(subject, recipe, kept, log, shown, first_step)
-    state = training.fit(
-      session.begin(shape, root_key),
-      step_fn=step_fn,
-      batch_fn=lambda step: subject.batch_fn(rows_fn(step)),
-      recipe=recipe,
-      start_loss=log.first(f"validation_{subject.unit}"),
-      unit=subject.unit,
-      milestones=subject.milestones,
-      on_log=session.on_log,
-      on_validate=session.on_validate,
-    )
+    shown = stack.enter_context(track(subject.name, recipe.num_steps, initial=first_step or 0))
+    session = _Session(subject, recipe, kept, log, shown, first_step or 0)
+    state = session.begin(root_key) if state is None else session.go_on(state)
+    if not session.is_over(session.last_step):
+      state = training.fit(
+        state,
+        step_fn=step_fn,
+        batch_fn=lambda step: subject.batch_fn(rows_fn(step)),
+        recipe=recipe,
+        start_loss=log.first(f"validation_{subject.unit}"),
+        unit=subject.unit,
+        milestones=subject.milestones,
+        on_log=session.on_log,
+        on_validate=session.on_validate,
+        on_stop=session.on_stop,
+      )
     best_step, best_value = kept.best()
     best = kept.restore_parts(best_step, {"ema_params": shape.ema_params, "params": shape.params})
   note = {
@@ -140,15 +145,15 @@ def saved_parts(folder: pathlib.Path, name: str, step: int, like: dict[str, Any]
   Raises:
     UserError: there is no such checkpoint, or it is damaged.
   """
-  from inversion_jax.machine.checkpoints import Checkpoints
+  from inversion_jax.machine import checkpoints
 
-  with Checkpoints(folder / name, "min") as checkpoints:
-    if step not in checkpoints.steps():
-      raise UserError(
-        f"{folder / name} has no checkpoint of step {step}, only of {checkpoints.steps()}; train "
-        "for that long, or choose one of these."
-      )
-    return checkpoints.restore_parts(step, like)
+  steps = checkpoints.saved_steps(folder / name)
+  if step not in steps:
+    raise UserError(
+      f"{folder / name} has no checkpoint of step {step}, only of {steps}; train for that long, or "
+      "choose one of these."
+    )
+  return checkpoints.read(folder / name, step, like)
 
 
 def initial_state(subject: Subject, recipe: Recipe, root_key: Array) -> TrainState:
@@ -186,7 +191,9 @@ def _kept(subject, folder):
 
 
 def _log(subject, folder, first_step):
-  return MetricsLog(folder, subject.name, first_step) if folder else Records(subject.name)
+  if folder is None:
+    return Records(subject.name)
+  return MetricsLog(folder, subject.name, NOTHING_LOGGED if first_step is None else first_step)
 
 
 def _say_memory(subject, step_fn, shape, batch):
@@ -220,8 +227,8 @@ class _InMemory:
       # The next step takes the memory of the state.
       self._best = step, value, jax.tree.map(lambda array: array.copy(), parts)
 
-  def latest_step(self):
-    return None if self._best is None else self._best[0]
+  def restore_newest(self, like):
+    del like
 
   def best(self):
     return self._best[:2]
@@ -242,14 +249,16 @@ class _Session:
     # As if all sessions of this model were one.
     self.start_time = time.monotonic() - log.last("seconds", 0.0)
 
-  def begin(self, shape: TrainState, root_key: Array) -> TrainState:
-    """The state of the newest checkpoint, or a new one, saved as step 0."""
-    if self.kept.latest_step() is None:
-      state = initial_state(self.subject, self.recipe, root_key)
-      self._validate_and_save(0, state)
-      return state
+  def begin(self, root_key: Array) -> TrainState:
+    """A new state, saved as step 0."""
+    state = initial_state(self.subject, self.recipe, root_key)
+    self._validate_and_save(0, state)
+    return state
+
+  def go_on(self, state: TrainState) -> TrainState:
+    """A state that was saved, as it is."""
     say("%s: goes on from step %d", self.subject.name, self.last_step)
-    return self.kept.restore(self.last_step, shape)
+    return state
 
   def on_log(self, step: int, values: dict[str, float]):
     """Writes a line of metrics and moves the progress."""
@@ -276,8 +285,19 @@ class _Session:
       best_step,
     )
     self.last_time = time.monotonic()
+    return self.is_over(step)
+
+  def is_over(self, step: int) -> bool:
+    """Whether the best step is too long ago; known after a kill, too."""
+    best_step, _ = self.kept.best()
     since_best = (step - best_step) / self.recipe.validate_every
     return 0 < self.recipe.patience <= since_best
+
+  def on_stop(self, step: int, state: TrainState):
+    """Saves, unless a validation just has."""
+    self.kept.save(step, state, None)
+    self.log.flush()
+    say("%s: stops after step %d, which is saved", self.subject.name, step)
 
   def _validate_and_save(self, step, state):
     seconds = time.monotonic() - self.start_time
@@ -288,5 +308,6 @@ class _Session:
         f"{value}; the last good checkpoint is kept, lower the learning_rate and start anew."
       )
     self.log.write(step, {**metrics, "seconds": seconds})
+    self.log.flush()
     self.kept.save(step, state, float(value))
     return value

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array
 
 from inversion_jax.fitting import costs
-from inversion_jax.machine import compilation, limits, placement
+from inversion_jax.machine import compilation, limits, placement, stopping
 from inversion_jax.machine.errors import UserError
 
 # Decay of the rate per step. Salimans et al.'s implementation uses 0.999995; the paper's 0.9999,
@@ -300,6 +300,7 @@ def fit(
   milestones: Collection[int] = (),
   on_log: Callable[[int, Mapping[str, float]], None],
   on_validate: Callable[[int, TrainState], bool],
+  on_stop: Callable[[int, TrainState], None],
 ) -> TrainState:
   """Steps from where `state` stands to `recipe.num_steps`.
 
@@ -313,22 +314,27 @@ def fit(
     milestones: further steps to validate at.
     on_log: gets the step and its metrics on the host.
     on_validate: gets the step and the state, saves it, and says whether to stop early.
+    on_stop: gets the step and the state, and saves it, before the program ends as it was asked to.
 
   Raises:
     UserError: a loss or gradient is not finite, or the loss has grown beyond return. The newest
       checkpoint was saved before that.
   """
-  for step in range(int(state.step) + 1, recipe.num_steps + 1):
-    state, metrics = step_fn(state, batch_fn(step - 1))
-    is_validation = (
-      step % recipe.validate_every == 0 or step == recipe.num_steps or step in milestones
-    )
-    if step % recipe.log_every == 0 or is_validation:
-      values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-      _check_progress(step, values[f"train_{unit}"], values["grad_norm"], start_loss)
-      on_log(step, values)
-    if is_validation and on_validate(step, state):
-      break
+  with stopping.stepping():
+    for step in range(int(state.step) + 1, recipe.num_steps + 1):
+      state, metrics = step_fn(state, batch_fn(step - 1))
+      is_validation = (
+        step % recipe.validate_every == 0 or step == recipe.num_steps or step in milestones
+      )
+      if step % recipe.log_every == 0 or is_validation:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        _check_progress(step, values[f"train_{unit}"], values["grad_norm"], start_loss)
+        on_log(step, values)
+      if is_validation and on_validate(step, state):
+        break
+      if stopping.is_asked(step):
+        on_stop(step, state)
+        stopping.stop()
   return state
 
 

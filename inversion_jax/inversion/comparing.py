@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from inversion_jax import report
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.inversion.model import Inversion
-from inversion_jax.machine import storage
+from inversion_jax.machine import locks, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.results import UNCONDITIONAL, Comparison
 
@@ -60,6 +60,11 @@ def _pairs_of(name, model, test):
 def _write(comparison, models, output):
   if (output / storage.CONFIG).exists():
     raise UserError(f"{output} is the folder of a run; choose another output.")
+  with locks.owned(output):
+    _write_owned(comparison, models, output)
+
+
+def _write_owned(comparison, models, output):
   folders = []
   for place, (name, result) in enumerate(comparison.results.items()):
     folder = output / RUNS / f"{place}_{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}"

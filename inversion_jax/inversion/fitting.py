@@ -1,5 +1,6 @@
 """From pairs to a trained inverter: what is learnt, and the defaults and checks around it."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -17,7 +18,7 @@ from inversion_jax.inversion.folders import NAME
 from inversion_jax.inversion.model import Inversion, pixel_nats, words_of
 from inversion_jax.inversion.networks import Network, initial_params, suited
 from inversion_jax.inversion.observed import AS_IT_IS, Observed
-from inversion_jax.machine import limits, placement, progress
+from inversion_jax.machine import limits, locks, placement, progress
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
 from inversion_jax.models.inverters import amortised, from_decoder
@@ -206,10 +207,10 @@ def fit(
   _check_validation(train, validation)
   if len(train) < recipe.batch_size:
     recipe = dataclasses.replace(recipe, batch_size=placement.rounded_up(len(train) // 2))
-  with progress.shown(quiet):
+  folder = folder and pathlib.Path(folder)
+  with progress.shown(quiet), locks.owned(folder) if folder else contextlib.nullcontext():
     seen = checks.fingerprints(train)
     checks.tell(checks.check_apart(seen, validation, "validation"))
-    folder = folder and pathlib.Path(folder)
     if folder:
       folders.begin(folder, folders.settings(train, network, recipe, seed))
     say(

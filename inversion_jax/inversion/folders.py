@@ -36,19 +36,14 @@ def begin(folder: pathlib.Path, begun_with: dict[str, Any]):
   """Claims the folder, or raises UserError if it belongs to something else."""
   path = folder / storage.CONFIG
   if path.exists():
-    before = storage.read_json(path)
+    before = storage.read_record(path)
     changes = [name for name in begun_with if _fixed(before.get(name)) != _fixed(begun_with[name])]
     if changes:
       raise UserError(
         f"{folder} belongs to another fit (other {', '.join(changes)}); choose another folder or "
         "delete that one."
       )
-  try:
-    storage.write_json(path, begun_with)
-  except OSError as error:
-    raise UserError(
-      f"The folder {folder} cannot be made ({error.strerror}); choose another one."
-    ) from error
+  storage.write_json(path, begun_with)
 
 
 def _fixed(section):
@@ -143,7 +138,7 @@ def load(folder: str | pathlib.Path) -> Inversion:
     raise UserError(f"{folder} is not the folder of a run: it has no {storage.CONFIG}.")
   if sharing.is_saved(folder):
     return sharing.loaded(folder)
-  config, note = storage.read_json(folder / storage.CONFIG), notes.finished(folder, NAME)
+  config, note = storage.read_record(folder / storage.CONFIG), notes.finished(folder, NAME)
   if "image_shape" not in note:
     # Of a version that did not note them.
     summary = storage.read_json(folder / storage.SUMMARY)
@@ -180,7 +175,7 @@ def restored(
     h_shape: of the h of one image; None for p(x).
     observed: how h reaches it.
   """
-  config, note = storage.read_json(folder / storage.CONFIG), notes.finished(folder, NAME)
+  config, note = storage.read_record(folder / storage.CONFIG), notes.finished(folder, NAME)
   network = network_of(config)
   inverter = network.inverter(num_levels, image_shape[-1])
   like = placement.replicated_shapes(param_shapes(inverter, image_shape, h_shape))

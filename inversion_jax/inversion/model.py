@@ -17,7 +17,7 @@ from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import scoring, training
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.inversion.observed import Observed
-from inversion_jax.machine import compilation, notes, placement, storage
+from inversion_jax.machine import compilation, locks, notes, placement, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import track
 from inversion_jax.models import sampling
@@ -88,10 +88,11 @@ class Inversion:
       checks.tell(checks.check_apart(self.train, test, "test"))
     result = self.score(test, num_maps=num_maps)
     if self.folder and save:
-      result.save(self.folder, self.facts())
-      made_for = {"inverter_step": self.note["best_step"], "num_maps": num_maps}
-      seconds = time.monotonic() - start
-      notes.write(self.folder, "evaluate", {**made_for, "seconds": seconds})
+      with locks.owned(self.folder):
+        result.save(self.folder, self.facts())
+        made_for = {"inverter_step": self.note["best_step"], "num_maps": num_maps}
+        seconds = time.monotonic() - start
+        notes.write(self.folder, "evaluate", {**made_for, "seconds": seconds})
     return result
 
   def score(self, test: Pairs, *, num_maps: int = 1_000) -> Result:

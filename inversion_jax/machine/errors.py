@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,17 @@ def exit_with(sentence: object) -> NoReturn:
   sys.exit(USER_ERROR_STATUS)
 
 
+def is_full(error: BaseException | None) -> bool:
+  """Whether a full disk is behind an error; libraries that write tell it in many ways."""
+  while error is not None:
+    # TensorStore and shutil have the number in their words alone.
+    words = map(os.strerror, _NO_SPACE)
+    if getattr(error, "errno", None) in _NO_SPACE or any(one in str(error) for one in words):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
 @contextlib.contextmanager
 def as_sentences(output: pathlib.Path, option: str) -> Iterator[None]:
   """Ends the program with one sentence on a user's mistake; a bug keeps its traceback.
@@ -40,7 +52,7 @@ def as_sentences(output: pathlib.Path, option: str) -> Iterator[None]:
   except UserError as error:
     exit_with(error)
   except OSError as error:
-    if error.errno in _NO_SPACE:
+    if is_full(error):
       exit_with(f"No space is left for {error.filename or output}; what was saved is kept.")
     path = pathlib.Path(error.filename or "")
     # What /proc and the like say of a folder that cannot be made in them.

@@ -3,10 +3,12 @@
 import json
 import math
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tensorboardX
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto.event_pb2 import Event
 
 from inversion_jax.machine import processes, storage
 
@@ -32,6 +34,9 @@ class Records:
     }
     self._records.append(record)
     return record
+
+  def flush(self):
+    """Sees to it that what is written stays, whatever happens to the process."""
 
   def first(self, name: str) -> float:
     """The first value of `name`; infinity if there is none."""
@@ -64,11 +69,22 @@ class MetricsLog(Records):
     # One process appends; the others would append the same.
     self._is_writer = processes.is_first()
     if self._is_writer:
-      self._events = tensorboardX.SummaryWriter(str(folder / TENSORBOARD / stage))
+      folder = folder / TENSORBOARD / stage
+      folder.mkdir(parents=True, exist_ok=True)
+      # Not the SummaryWriter, whose thread a full disk would end in silence.
+      self._events = event_file_writer.EventsWriter(str(folder / "events"))
 
-  def __exit__(self, *_):
+  def __exit__(self, kind, *_):
+    if kind is None:
+      self.flush()
     if self._is_writer:
       self._events.close()
+
+  def flush(self):
+    """Puts the lines into the manifest: a change in one of them is seen from now on."""
+    if self._is_writer:
+      self._events.flush()
+    storage.record_appended(self._path)
 
   def write(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
     """Appends one line."""
@@ -78,5 +94,6 @@ class MetricsLog(Records):
     with self._path.open("a", encoding="utf-8") as file:
       file.write(json.dumps(record) + "\n")
     for name, value in values.items():
-      self._events.add_scalar(f"{self._stage}/{name}", value, step)
+      scalar = summary.scalar(f"{self._stage}/{name}", value)
+      self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar))
     return record

@@ -6,13 +6,16 @@ from typing import Any
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 
-FILE = "stages.json"
+FILE = storage.NOTES
 
 
 def read(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
   """The notes of all finished stages, by name."""
   path = folder / FILE
-  return storage.read_json(path) if path.exists() else {}
+  notes = storage.read_record(path) if path.exists() else {}
+  if not all(isinstance(note, dict) for note in notes.values()):
+    raise storage.damaged(path, "a stage has no fields")
+  return notes
 
 
 def write(folder: pathlib.Path, stage: str, record: dict[str, Any]):

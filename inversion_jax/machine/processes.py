@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from inversion_jax.machine.errors import UserError
@@ -48,6 +49,18 @@ def by_first(act: Callable, *args: Any):
   if is_first():
     act(*args)
   meet()
+
+
+def from_first(content: bytes) -> bytes:
+  """What the first process calls this with, in all of them."""
+  if not jax.distributed.is_initialized():
+    return content
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+  # One program for all sizes up to a power of two.
+  padded = np.zeros(1 << max(size, 1 << 10).bit_length(), np.uint8)
+  if is_first():
+    padded[:size] = np.frombuffer(content, np.uint8)
+  return np.asarray(multihost_utils.broadcast_one_to_all(padded))[:size].tobytes()
 
 
 @contextlib.contextmanager

@@ -6,14 +6,17 @@ one core each get further than one process of two.
 
 import concurrent.futures
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import jax
 
-from inversion_jax.machine import progress
+from inversion_jax.machine import progress, stopping
 from inversion_jax.machine.errors import UserError
 
 
@@ -63,6 +66,11 @@ def side_by_side(
         "One of the processes that work side by side was killed, often for want of memory; what is "
         "done is kept: start again with --jobs=1."
       ) from error
+    except (SystemExit, KeyboardInterrupt):
+      # They save after the step that they are in.
+      for worker in multiprocessing.active_children():
+        worker.terminate()
+      raise
     finally:
       pool.shutdown(cancel_futures=True)
 
@@ -81,16 +89,26 @@ def _can_share():
 
 
 def _begin(shares):
+  # Of the keyboard's signals the first process tells; what it no longer can, they see.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   share = shares.get()
   if hasattr(os, "sched_setaffinity"):
     # Before JAX has counted the cores.
     os.sched_setaffinity(0, share)
 
 
+def _end_with_parent():
+  """A process whose parent was killed would wait for work, and own its folders, for ever."""
+  multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+  os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _act(name, act, task):
   progress.show_lines(name)
   try:
-    return act(*task)
+    with stopping.heeded((signal.SIGTERM,)):
+      return act(*task)
   finally:
     # What one task compiled is of no use to the next.
     jax.clear_caches()

@@ -20,10 +20,11 @@ import traceback
 from collections.abc import Sequence
 
 import jax
+from absl import logging as absl_logging
 
 from inversion_jax import config as config_lib
 from inversion_jax import stages
-from inversion_jax.machine import compilation, progress, workers
+from inversion_jax.machine import compilation, locks, progress, stopping, workers
 from inversion_jax.machine.errors import Parser, UserError, as_sentences
 from inversion_jax.machine.progress import say, warn
 from inversion_jax.models import contexts
@@ -155,7 +156,8 @@ def _is_drawn(name, scale, workdir, failed):
     return False
   output = workdir / "figures"
   try:
-    experiment.draw(workdir, output, scale)
+    with locks.owned(output):
+      experiment.draw(workdir, output, scale)
   except UserError as error:
     warn("%s is not drawn: %s", name, error)
     return False
@@ -165,4 +167,7 @@ def _is_drawn(name, scale, workdir, failed):
 
 if __name__ == "__main__":
   progress.show_lines()
-  sys.exit(main())
+  # Orbax narrates every error that it raises as well.
+  absl_logging.set_verbosity(absl_logging.FATAL)
+  with stopping.heeded():
+    sys.exit(main())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from inversion_jax import information
-from inversion_jax.machine import storage
+from inversion_jax.machine import locks, storage
 from inversion_jax.report import figures, gains, page, pairs, pictures
 from inversion_jax.report.files import RunFiles, read_run
 from inversion_jax.report.page import Html, element, number
@@ -45,9 +45,15 @@ def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path])
       their seed are one row.
 
   Raises:
-    UserError: a run lacks its results, or the runs were evaluated on different test images.
+    UserError: a run lacks its results, the runs were evaluated on different test images, or another
+      process writes into the folder.
   """
   comparison = side_by_side([read_run(run_dir) for run_dir in run_dirs])
+  with locks.owned(parent_dir):
+    _write(comparison, parent_dir)
+
+
+def _write(comparison: SideBySide, parent_dir: pathlib.Path):
   rows = comparison_rows(comparison, parent_dir)
   storage.write_json(parent_dir / JSON, rows)
   storage.write_csv(parent_dir / CSV, rows[0], (row.values() for row in rows))

@@ -1,6 +1,7 @@
 """What a report knows of a run: the files of its folder, read and checked."""
 
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -168,8 +169,8 @@ def read_run(run_dir: pathlib.Path) -> RunFiles:
   checks_path = run_dir / storage.CHECKS
   run = RunFiles(
     folder=run_dir,
-    config=_record(run_dir / storage.CONFIG),
-    summary=_record(run_dir / storage.SUMMARY),
+    config=storage.read_record(run_dir / storage.CONFIG),
+    summary=storage.read_record(run_dir / storage.SUMMARY),
     nats=storage.read_npz(run_dir / storage.NATS),
     samples=storage.read_npz(samples_path) if samples_path.exists() else {},
     metrics=storage.read_metrics(run_dir / storage.METRICS),
@@ -178,14 +179,6 @@ def read_run(run_dir: pathlib.Path) -> RunFiles:
   )
   _check(run)
   return run
-
-
-def _record(path: pathlib.Path) -> dict[str, Any]:
-  """A JSON file that holds an object, and nothing else."""
-  record = storage.read_json(path)
-  if not isinstance(record, dict):
-    raise UserError(f"{path} holds no object; delete it and run its stage again.")
-  return record
 
 
 def _check_types(run: RunFiles):
@@ -211,26 +204,46 @@ def _check(run: RunFiles):
   lengths = {name: len(run.nats.get(name, ())) for name in ("index", "label", "nats")}
   if len(set(lengths.values())) > 1:
     raise UserError(
-      f"{run.folder / storage.NATS} lacks index, label or nats of some images; run the evaluate"
-      " stage again."
+      f"{run.folder / storage.NATS} lacks index, label or nats of some images; delete it and run"
+      " the evaluate stage again."
     )
   missing = [key for key in _REQUIRED if key not in run.summary]
   if missing:
     raise UserError(
-      f"{run.folder / storage.SUMMARY} lacks {', '.join(missing)}; run the evaluate stage again."
+      f"{run.folder / storage.SUMMARY} lacks {', '.join(missing)}; delete it and run the evaluate"
+      " stage again."
     )
-  nce_nats = run.summary["nce_nats"]
-  # Room for a summary averaged in single precision.
-  if abs(run.nce.mean - nce_nats) > 1e-4 * max(1.0, abs(nce_nats)):
-    raise UserError(
-      f"{run.folder}: {storage.SUMMARY} says nce_nats={nce_nats:.6g}, the mean of {storage.NATS} is"
-      f" {run.nce.mean:.6g}; run the evaluate stage again."
-    )
+  for name, value in _following(run).items():
+    said = run.summary.get(name, value)
+    # Room for a summary averaged in single precision.
+    if not isinstance(said, int | float) or not math.isclose(said, value, rel_tol=1e-5):
+      raise UserError(
+        f"{run.folder / storage.SUMMARY} says {name}={said}, but from {storage.NATS} follows"
+        f" {value:.8g}; delete it and run the evaluate stage again."
+      )
   if run.maps and not _maps_agree(run):
     raise UserError(
       f"{run.folder / storage.MAPS} belongs to another evaluation than {storage.NATS}; delete it"
       " and run the evaluate stage again."
     )
+
+
+def _following(run: RunFiles) -> dict[str, Any]:
+  """The numbers of a summary that follow from the nats."""
+  nce = run.nce
+  numbers = {
+    "num_test_images": len(run.nats["nats"]),
+    "nce_nats": nce.mean,
+    "nce_nats_standard_error": nce.standard_error,
+    "bits_per_dim": information.bits_per_dim(-nce.mean, run.summary["image_shape"]),
+  }
+  if "live_nats" in run.nats:
+    live = information.mean_with_error(-run.nats["live_nats"], run.sources)
+    numbers |= {
+      "nce_live_nats": live.mean,
+      "nce_live_nats_standard_error": live.standard_error,
+    }
+  return numbers
 
 
 def _maps_agree(run: RunFiles) -> bool:

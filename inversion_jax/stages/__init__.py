@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from ml_collections import ConfigDict
 
 from inversion_jax import report
-from inversion_jax.machine import workers
+from inversion_jax.machine import locks, workers
 from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
 from inversion_jax.stages import (
@@ -88,14 +88,16 @@ def start(runs: Sequence[Run], names: Iterable[str]):
     run.check_folder()
   starting.check(runs, [STAGES[name] for name in names])
   for run in runs:
-    run.begin()
+    with locks.owned(run.folder):
+      run.begin()
 
 
 def go_through(run: Run, names: Sequence[str]):
-  """Does these stages of one run, in their order."""
-  for name in names:
-    say("%s: %s", run.folder, name)
-    STAGES[name](run)
+  """Does these stages of one run, in their order, as the owner of its folder."""
+  with locks.owned(run.folder):
+    for name in names:
+      say("%s: %s", run.folder, name)
+      STAGES[name](run)
 
 
 def go_through_all(runs: Sequence[Run], names: Sequence[str], num_jobs: int = 0):

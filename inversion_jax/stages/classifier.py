@@ -11,7 +11,8 @@ from inversion_jax import config as config_lib
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import scoring, sessions
 from inversion_jax.machine import notes, placement, processes, storage
-from inversion_jax.machine.progress import say
+from inversion_jax.machine.errors import UserError
+from inversion_jax.machine.progress import say, warn
 from inversion_jax.runs import Run
 
 NAME = "classifier"
@@ -106,20 +107,30 @@ def scorer(run: Run) -> Callable:
 
 def share(run: Run) -> bool:
   """Copies the finished classifier of a run beside or above this one, if one is the same."""
-  identity = config_lib.classifier_identity(run.config)
   parent = run.folder.absolute().parent
   for path in (*sorted(parent.glob(f"*/{notes.FILE}")), *parent.parent.glob(notes.FILE)):
     other = path.parent
-    if other == run.folder.absolute():
-      continue
-    num_steps = run.config.classifier.num_steps
-    if not sessions.is_finished(other, NAME, num_steps):
-      continue
-    if config_lib.classifier_identity(storage.read_json(other / storage.CONFIG)) == identity:
+    if other != run.folder.absolute() and _has_the_same(other, run):
       processes.by_first(_copy, other / NAME, run.folder / NAME)
       run.note(NAME, notes.read(other)[NAME] | {"copied_from": other.name, "seconds": 0.0})
       return True
   return False
+
+
+def _has_the_same(other: pathlib.Path, run: Run) -> bool:
+  """Whether another folder has the classifier that `run` is to have, finished."""
+  try:
+    if not sessions.is_finished(other, NAME, run.config.classifier.num_steps):
+      return False
+    config = storage.read_record(other / storage.CONFIG)
+    if config_lib.classifier_identity(config) != config_lib.classifier_identity(run.config):
+      return False
+    Run(run.config, other).classifier_params()
+  except UserError as error:
+    # What is the matter with another run is no reason not to train this one.
+    warn("No classifier is taken from %s: %s", other, error)
+    return False
+  return True
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path):

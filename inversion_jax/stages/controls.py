@@ -1,6 +1,7 @@
 """Further runs that a stage trains to compare its own run with."""
 
 from inversion_jax import config as config_lib
+from inversion_jax.machine import locks
 from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
 from inversion_jax.stages.basic import CLASSIFIER, EVALUATE, INVERTER
@@ -23,8 +24,9 @@ def trained(run: Run, name: str, **changes) -> Run:
   with config.unlocked():
     config.representation.update(changes)
   control = Run(config, run.folder / FOLDER / name)
-  control.begin()
-  for stage in (CLASSIFIER, INVERTER, EVALUATE):
-    say("%s: %s", control.folder, stage.name)
-    stage(control)
+  with locks.owned(control.folder):
+    control.begin()
+    for stage in (CLASSIFIER, INVERTER, EVALUATE):
+      say("%s: %s", control.folder, stage.name)
+      stage(control)
   return control

@@ -54,8 +54,10 @@ class _Parts:
   def __init__(self, folder: pathlib.Path, record: dict):
     self.folder = folder
     path = folder / "record.json"
-    if path.exists() and storage.read_json(path) != record:
-      processes.by_first(shutil.rmtree, folder)  # Of another job.
+    is_ours = path.exists() and storage.read_json(path) == record
+    # Not whether there is a folder: another process may just be making it.
+    if not is_ours and any(folder.glob("*.npz")):
+      processes.by_first(shutil.rmtree, folder)  # Of another job, or none knows of which.
     storage.write_json(path, record)
 
   def _path(self, start):

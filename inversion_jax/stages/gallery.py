@@ -17,7 +17,7 @@ from inversion_jax import report
 from inversion_jax.features import deconvnets
 from inversion_jax.fitting import training
 from inversion_jax.information import neighbours
-from inversion_jax.machine import storage
+from inversion_jax.machine import locks, storage
 from inversion_jax.machine.progress import say
 from inversion_jax.models import optimisation, sampling
 from inversion_jax.runs import Run
@@ -227,8 +227,9 @@ def _other(run):
   with config.unlocked():
     config.seed += 1
   other = Run(config, run.folder / OTHER)
-  other.begin()
-  CLASSIFIER(other)
+  with locks.owned(other.folder):
+    other.begin()
+    CLASSIFIER(other)
   return other
 
 

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from inversion_jax import config as config_lib
 from inversion_jax import inversion, report
 from inversion_jax.fitting import scoring, sessions, training
-from inversion_jax.machine import placement, storage
+from inversion_jax.machine import locks, placement, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
 from inversion_jax.models import gans, sampling, upward
@@ -87,10 +87,11 @@ def trained(run: Run, entropy_weight: float) -> Run:
   with config.unlocked():
     config.gan.entropy_weights = (entropy_weight,)
   member = Run(config, run.folder / FOLDER / f"entropy_{entropy_weight:g}")
-  member.begin()
-  CLASSIFIER(member)
-  say("%s: gan", member.folder)
-  train(member)
+  with locks.owned(member.folder):
+    member.begin()
+    CLASSIFIER(member)
+    say("%s: gan", member.folder)
+    train(member)
   return member
 
 

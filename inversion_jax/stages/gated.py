@@ -1,5 +1,6 @@
 """The gated PixelCNN beside the inverter: an ordinary run, of the same images and classifier."""
 
+from inversion_jax.machine import locks
 from inversion_jax.runs import Run
 from inversion_jax.stages.basic import CLASSIFIER, EVALUATE, INVERTER
 
@@ -21,6 +22,7 @@ def member(run: Run) -> Run:
 def train(run: Run):
   """Trains it, and scores the test set with it."""
   gated = member(run)
-  gated.begin()
-  for stage in (CLASSIFIER, INVERTER, EVALUATE):
-    stage(gated)
+  with locks.owned(gated.folder):
+    gated.begin()
+    for stage in (CLASSIFIER, INVERTER, EVALUATE):
+      stage(gated)

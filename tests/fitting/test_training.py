@@ -36,6 +36,7 @@ def fit(recipe, *, loss_fn=quadratic, batch_fn=lambda step: 3.0, state=None, sta
     milestones=(3,),
     on_log=lambda step, values: logged.append((step, values)),
     on_validate=lambda step, state: validated.append(step) or step >= 8,
+    on_stop=lambda *_: None,
   )
   return state, logged, validated
 

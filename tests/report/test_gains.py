@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+from inversion_jax import information
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.report import gains, write_comparison
@@ -28,8 +29,10 @@ def fake_run(folder, layer, mean_nats, *, seed=0, mapped=range(0, NUM_IMAGES, 2)
     images_nHWC = np.random.default_rng(0).integers(0, 17, (NUM_IMAGES, *SIZE, 1), np.uint8)
     write_maps(folder, pixel_nats_NHW, images_nHWC, rows_n)
   storage.write_json(folder / storage.CONFIG, {"seed": seed, "representation": {"layer": layer}})
-  summary = {"dataset": "digits", "layer": layer or "none", "num_levels": 17, "bits_per_dim": 1.0}
-  summary |= {"image_shape": [*SIZE, 1], "nce_nats": -nats_N.mean(), "nce_nats_standard_error": 1.0}
+  summary = {"dataset": "digits", "layer": layer or "none", "num_levels": 17}
+  summary |= {"image_shape": [*SIZE, 1], "nce_nats": -nats_N.mean()}
+  summary["nce_nats_standard_error"] = information.mean_with_error(nats_N).standard_error
+  summary["bits_per_dim"] = information.bits_per_dim(nats_N.mean(), summary["image_shape"])
   storage.write_json(folder / storage.SUMMARY, summary)
   return folder
 

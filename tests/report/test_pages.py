@@ -47,9 +47,9 @@ def test_the_page_is_one_well_formed_file(folder, request):
   assert "http" not in text
   assert "<script" not in text
   pictures_found = [address for address in balance.addresses if address.startswith("data:")]
-  for path in (folder / storage.FIGURES).iterdir():
+  for path in (folder / storage.FIGURES).glob("*.png"):
     assert f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" in pictures_found
-  assert len(pictures_found) == len(list((folder / storage.FIGURES).iterdir()))
+  assert len(pictures_found) == len(list((folder / storage.FIGURES).glob("*.png")))
 
 
 HOSTILE = "\"'><evil onload='x'>&$_{"

@@ -52,7 +52,7 @@ def test_wall_time_draws_bits_per_sub_pixel_against_hours(timed_run, tmp_path):
 
 
 def test_wall_time_says_what_is_missing(timed_run, tmp_path):
-  (timed_run / storage.METRICS).write_text("")
+  storage.write_text(timed_run / storage.METRICS, "")
   done = wall_time(timed_run, f"--output={tmp_path / 'curves.png'}")
   assert done.returncode != 0
   assert "no seconds of validations" in done.stdout + done.stderr

@@ -10,6 +10,7 @@ from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.models import sampling
 from inversion_jax.runs import Run
+from inversion_jax.stages import drawing
 
 
 def test_a_decoder_joins_samples_that_were_drawn_before_it(finished, tmp_path, monkeypatch):
@@ -71,3 +72,11 @@ def test_the_samplers_of_a_run_agree_and_complete_its_images(finished, tmp_path)
   np.testing.assert_array_equal(samples["sample"][:, 0, :3], samples["original"][:, :3])
   with pytest.raises(UserError, match="leaves nothing to draw"):
     run_stage("sample", Run(edited(finished.config, sample__num_given_rows=8), tmp_path / "fc3"))
+
+
+def test_batches_of_nobody_knows_which_job_are_drawn_again(tmp_path):
+  folder, levels = tmp_path / "parts", np.zeros((2, 4, 4, 1), np.uint8)
+  drawing._Parts(folder, {"num_samples": 2}).save(0, levels)
+  assert drawing._Parts(folder, {"num_samples": 2}).load(0) is not None
+  (folder / "record.json").unlink()
+  assert drawing._Parts(folder, {"num_samples": 3}).load(0) is None

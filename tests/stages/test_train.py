@@ -1,7 +1,10 @@
 """Training of a run: shared, killed, continued, refused."""
 
 import json
+import pathlib
+import re
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -14,12 +17,13 @@ from run_examples import (
   run_stages,
   sibling,
   smaller,
+  told_to_end_at_step,
 )
 
 from inversion_jax import config as config_lib
 from inversion_jax import stages
 from inversion_jax.fitting import costs, training
-from inversion_jax.machine import storage
+from inversion_jax.machine import stopping, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.runs import Run
 from inversion_jax.stages import classifier, decoder
@@ -93,6 +97,85 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(finished):
   assert len(steps) == len(set(steps))
 
 
+def test_a_run_that_is_told_to_end_ends_later_as_an_uninterrupted_one(finished):
+  run = sibling(finished, "stopped")
+  run.begin()
+  run_stage("classifier", run)
+  with told_to_end_at_step(4), pytest.raises(SystemExit) as ended, stopping.heeded():
+    run_stage("inverter", run)
+  assert ended.value.code == 128 + signal.SIGTERM
+  # No step but 0, 3 and 6 is validated.
+  assert "4" in {path.name for path in (run.folder / "inverter").iterdir()}
+  run_stage("inverter", Run(run.config, run.folder))
+  for name in ("params", "live_params"):
+    resumed, straight = (getattr(r.model, name) for r in (run, finished))
+    jax.tree.map(np.testing.assert_array_equal, resumed, straight)
+  validated, expected = (
+    [
+      (line["step"], line["validation_nats_per_image"])
+      for line in storage.read_metrics(of.folder / "metrics.jsonl")
+      if line["stage"] == "inverter" and "validation_nats_per_image" in line
+    ]
+    for of in (run, finished)
+  )
+  assert validated == expected
+
+
+@pytest.mark.usefixtures("damaged_checkpoints")
+def test_a_damaged_newest_checkpoint_is_made_again_from_the_one_before(finished, tmp_path, caplog):
+  folder = tmp_path / "fc3"
+  shutil.copytree(finished.folder, folder)
+  notes = {name: note for name, note in finished.notes().items() if name != "inverter"}
+  storage.write_json(folder / "stages.json", notes)
+  flip_numbers(folder / "inverter" / "6")
+  run = Run(finished.config, folder)
+  run_stage("inverter", run)
+  assert f"{folder}/inverter/6 is damaged: training goes on from the one before" in caplog.text
+  assert run.finished("inverter")["best_step"] == 6
+  made_again, straight = (r.model.live_params for r in (run, finished))
+  jax.tree.map(np.testing.assert_array_equal, made_again, straight)
+
+
+def flip_numbers(checkpoint):
+  """Flips bits all over the largest file of a checkpoint, which holds its arrays."""
+  path = max(checkpoint.rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+  content = bytearray(path.read_bytes())
+  content[::100] = bytes(byte ^ 4 for byte in content[::100])
+  path.write_bytes(content)
+
+
+def test_what_is_damaged_says_what_to_delete_until_all_is_made_again(finished, tmp_path):
+  folder = tmp_path / "fc3"
+  shutil.copytree(finished.folder, folder)
+  names = ("config.json", "stages.json", "nats.npz", "maps.npz", "summary.json", "samples.npz")
+  names += ("representation.npz", "metrics.jsonl")
+  for name in names:
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    (folder / name).write_bytes(content)
+  deleted = []
+  while len(deleted) <= len(names):
+    try:
+      run = run_stages(finished.config, folder)
+      break
+    except UserError as error:
+      path = pathlib.Path(re.match(r"(\S+) is damaged \(.*\); delete it and give", str(error))[1])
+      path.unlink()
+      deleted.append(path.name)
+  # What depends on a file that is made again is made again itself, damaged or not.
+  assert {"config.json", "stages.json", "representation.npz", "metrics.jsonl"} <= set(deleted)
+  nats, expected = (storage.read_npz(r.folder / "nats.npz")["nats"] for r in (run, finished))
+  np.testing.assert_array_equal(nats, expected)
+  assert storage.read_json(folder / "summary.json")["nce_nats"] == finished_nce(finished)
+  samples, expected = (storage.read_npz(r.folder / "samples.npz") for r in (run, finished))
+  for name, values in expected.items():
+    np.testing.assert_array_equal(samples[name], values)
+
+
+def finished_nce(run):
+  return storage.read_json(run.folder / "summary.json")["nce_nats"]
+
+
 def test_the_seconds_of_training_go_on_where_they_were(finished, tmp_path):
   shutil.copytree(finished.folder, tmp_path / "fc3")
   path = tmp_path / "fc3" / "metrics.jsonl"
@@ -102,7 +185,7 @@ def test_the_seconds_of_training_go_on_where_they_were(finished, tmp_path):
   assert before == sorted(before)
   later = edited(finished.config, inverter__num_steps=8)
   lines = [line | ({"seconds": 1e6} if "seconds" in line else {}) for line in lines]
-  path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+  storage.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
   run = Run(later, tmp_path / "fc3")
   run_stage("inverter", run)
   records = storage.read_metrics(path)
@@ -154,15 +237,15 @@ def test_without_a_layer_the_same_path_is_the_unconditional_model(data_dir, tmp_
     run_stage("inverter", Run(edited(layer, inverter__start_from=str(started.folder)), folder))
 
 
+@pytest.mark.usefixtures("damaged_checkpoints")
 def test_a_damaged_checkpoint_is_named_and_its_advice_helps(finished, tmp_path):
   folder = tmp_path / "damaged"
   shutil.copytree(finished.folder, folder)
   for path in (folder / "inverter").rglob("*"):
     if path.is_file() and "default" in path.parts:
       path.write_bytes(b"")
-  (folder / "stages.json").write_text(
-    json.dumps({k: v for k, v in finished.notes().items() if k != "evaluate"})
-  )
+  notes = {name: note for name, note in finished.notes().items() if name != "evaluate"}
+  storage.write_json(folder / "stages.json", notes)
   with pytest.raises(UserError, match="inverter/6 is damaged"):
     run_stage("evaluate", Run(finished.config, folder))
   shutil.rmtree(folder / "inverter" / "6")
@@ -175,7 +258,7 @@ def test_a_damaged_checkpoint_is_named_and_its_advice_helps(finished, tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(finished, tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(UserError, match=r"file/run cannot be made .* choose another --workdir"):
+  with pytest.raises(UserError, match=r"file/run cannot be made .* choose another one"):
     Run(finished.config, tmp_path / "file" / "run").begin()
 
 
@@ -244,3 +327,28 @@ def test_a_classifier_that_was_not_trained_to_its_end_is_not_shared(finished, tm
   run = Run(config_lib.for_layer(finished.config, "logits"), tmp_path / "logits")
   run.begin()
   assert not classifier.share(run)
+
+
+@pytest.mark.parametrize(
+  ("name", "content"),
+  [("stages.json", "[]"), ("stages.json", "{"), ("stages.json", '{"classifier": 1}')],
+)
+def test_a_bad_folder_beside_a_run_does_not_stop_it(finished, tmp_path, caplog, name, content):
+  (tmp_path / "bad").mkdir()
+  (tmp_path / "bad" / name).write_text(content)
+  shutil.copytree(finished.folder, tmp_path / "fc3")
+  run = Run(config_lib.for_layer(finished.config, "logits"), tmp_path / "logits")
+  run.begin()
+  assert classifier.share(run)
+  assert run.notes()["classifier"]["copied_from"] == "fc3"
+  assert f"No classifier is taken from {tmp_path}/bad" in caplog.text
+
+
+@pytest.mark.usefixtures("damaged_checkpoints")
+def test_a_damaged_classifier_is_not_shared(finished, tmp_path, caplog):
+  shutil.copytree(finished.folder, tmp_path / "fc3")
+  flip_numbers(tmp_path / "fc3" / "classifier" / str(finished.classifier_step()))
+  run = Run(config_lib.for_layer(finished.config, "logits"), tmp_path / "logits")
+  run.begin()
+  assert not classifier.share(run)
+  assert "is damaged" in caplog.text

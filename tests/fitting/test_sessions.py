@@ -1,0 +1,40 @@
+"""Training with a folder, of a model of one number."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from inversion_jax.fitting import sessions
+from inversion_jax.fitting.training import Recipe
+from inversion_jax.machine import notes, placement, storage
+
+
+def subject(**changes):
+  """Its validation value only rises: the untrained state is the best."""
+  return sessions.Subject(
+    **{
+      "name": "number",
+      "init_fn": lambda keys, images_B: {"w": jnp.zeros(())},
+      "first_batch": (np.zeros(4, np.float32),),
+      "loss_fn": lambda params, batch, key: (jnp.square(params["w"] - batch).mean(), {}),
+      "batch_fn": lambda rows_B: placement.put_batch(rows_B.astype(np.float32)),
+      "num_images": 16,
+      "validate": lambda state: (float(state.step), {"validation_nats_per_image": 1e9}),
+    }
+    | changes
+  )
+
+
+RECIPE = Recipe(num_steps=9, batch_size=8, validate_every=1, patience=3)
+
+
+def test_training_that_was_over_when_it_was_killed_is_over(tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    # All is saved, and nothing noted.
+    patch.setattr(notes, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      sessions.train(subject(), RECIPE, seed=0, folder=tmp_path)
+  lines = storage.read_metrics(tmp_path / storage.METRICS)
+  note = sessions.train(subject(), RECIPE, seed=0, folder=tmp_path).note
+  assert (note["step"], note["best_step"], note["stopped_early"]) == (3, 0, True)
+  assert storage.read_metrics(tmp_path / storage.METRICS) == lines
