@@ -232,7 +232,7 @@ PLACES = {
     (SMOKE, "--config.inverter.start_from={at}/file"), "is not the folder of a run", file=b""
   ),
   "a configuration that is a list": files(
-    (SMOKE,), "is not a configuration", **{"run/config__json": b"[]"}
+    (SMOKE,), "config.json is damaged (it holds no fields)", **{"run/config__json": b"[]"}
   ),
   "a configuration that was cut": files(
     (SMOKE,), "config.json is damaged", **{"run/config__json": b'{"seed'}
