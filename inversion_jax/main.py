@@ -52,7 +52,9 @@ def main(_):
   runs = [Run(config_lib.for_layer(config, layer), workdir / layer) for layer in config.layers] or [
     Run(config, workdir)
   ]
-  stages.start(runs, _STAGES.value)
+  stages.check(runs, _STAGES.value)
+  for run in runs:
+    run.begin()
   for run in runs:
     for stage in _STAGES.value:
       say("%s: %s", run.folder, stage)

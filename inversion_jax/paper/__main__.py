@@ -102,7 +102,8 @@ def _succeeds(planned: plans.Planned, workdir: pathlib.Path) -> bool:
     config.inverter.start_from = str(workdir / config.inverter.start_from)
   try:
     run = Run(config_lib.check(config), workdir / planned.folder)
-    stages.start([run], planned.stages)
+    stages.check([run], planned.stages)
+    run.begin()
     for stage in planned.stages:
       say("%s: %s", run.folder, stage)
       stages.STAGES[stage](run)

@@ -46,14 +46,8 @@ FURTHER = ("checks", "brackets", "neighbours", "gan")
 DEFAULT = tuple(name for name in STAGES if name not in FURTHER)
 
 
-def start(runs: Sequence[Run], names: Iterable[str]):
-  """Claims the folders of runs that will go through the stages of these names.
-
-  Raises:
-    UserError: what can be known to go wrong would; nothing is written then.
-  """
+def check(runs: Sequence[Run], names: Iterable[str]):
+  """Raises UserError if runs cannot go through the stages of these names; nothing is written."""
   for run in runs:
     run.check_folder()
   starting.check(runs, [STAGES[name] for name in names])
-  for run in runs:
-    run.begin()
