@@ -60,7 +60,7 @@ def main(_):
   runs = [Run(config_lib.for_layer(config, layer), workdir / layer) for layer in config.layers] or [
     Run(config, workdir)
   ]
-  stages.start(runs, _STAGES.value)
+  stages.check(runs, _STAGES.value)
   with locks.owned(workdir):
     _run_all(runs, workdir)
   if "report" in _STAGES.value and processes.is_first():

@@ -132,7 +132,7 @@ def _succeeds(planned: plans.Planned, workdir: pathlib.Path) -> bool:
   try:
     run = Run(config_lib.check(config), workdir / planned.folder)
     with compilation.kept_in(workdir / COMPILED):
-      stages.start([run], planned.stages)
+      stages.check([run], planned.stages)
       stages.go_through(run, planned.stages)
   except UserError as error:
     warn("%s failed: %s", planned.folder, error)

@@ -78,23 +78,17 @@ FURTHER = ("checks", "brackets", "neighbours", "gan", "perceptual", "deepsim", "
 DEFAULT = tuple(name for name in STAGES if name not in FURTHER)
 
 
-def start(runs: Sequence[Run], names: Iterable[str]):
-  """Claims the folders of runs that will go through the stages of these names.
-
-  Raises:
-    UserError: what can be known to go wrong would; nothing is written then.
-  """
+def check(runs: Sequence[Run], names: Iterable[str]):
+  """Raises UserError if runs cannot go through the stages of these names; nothing is written."""
   for run in runs:
     run.check_folder()
   starting.check(runs, [STAGES[name] for name in names])
-  for run in runs:
-    with locks.owned(run.folder):
-      run.begin()
 
 
 def go_through(run: Run, names: Sequence[str]):
-  """Does these stages of one run, in their order, as the owner of its folder."""
+  """Claims the folder of a run and does these stages of it, in their order, as its owner."""
   with locks.owned(run.folder):
+    run.begin()
     for name in names:
       say("%s: %s", run.folder, name)
       STAGES[name](run)
@@ -104,7 +98,7 @@ def go_through_all(runs: Sequence[Run], names: Sequence[str], num_jobs: int = 0)
   """Does these stages of runs that share a classifier.
 
   Args:
-    runs: begun.
+    runs: see `go_through`.
     names: of the stages.
     num_jobs: runs at the same time, see `workers.num_at_once`.
   """

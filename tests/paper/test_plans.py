@@ -213,7 +213,7 @@ def test_runs_side_by_side_begin_once_what_they_share_is_there(monkeypatch, tmp_
     start_from = run.config.inverter.start_from
     gone_through.append((run.folder.relative_to(tmp_path).as_posix(), tuple(names), start_from))
 
-  monkeypatch.setattr(launch.stages, "start", lambda runs, names: None)
+  monkeypatch.setattr(launch.stages, "check", lambda runs, names: None)
   monkeypatch.setattr(launch.stages, "go_through", go_through)
   in_turn = lambda act, tasks, names, num: [act(*task) for task in tasks]  # noqa: E731
   monkeypatch.setattr(launch.workers, "side_by_side", in_turn)

@@ -63,8 +63,8 @@ def test_odd_types_in_the_nats_are_refused(case, tmp_path):
 @pytest.mark.parametrize(
   ("file", "content", "words"),
   [
-    (storage.CONFIG, [], "config.json holds no object"),
-    (storage.SUMMARY, "nothing", "summary.json holds no object"),
+    (storage.CONFIG, [], "config.json is damaged .it holds no fields"),
+    (storage.SUMMARY, "nothing", "summary.json is damaged .it holds no fields"),
     (storage.SUMMARY, {"nce_nats": "-43"}, "has nce_nats='-43', which cannot be"),
     (storage.SUMMARY, {"bits_per_dim": None}, "has bits_per_dim=None"),
     (storage.SUMMARY, {"layer": 3}, "has layer=3"),
