@@ -89,6 +89,8 @@ ELEMENTS: dict[str, tuple[type, int | None]] = {
   "classifier.network.num_filters": (int, classifiers.NUM_CONV_LAYERS),
   "classifier.network.pool_sizes": (int, classifiers.NUM_CONV_LAYERS),
   "gan.entropy_weights": (float, None),
+  "perceptual.comparator_layers": (str, None),
+  "deepsim.comparator_layers": (str, None),
   "brackets.sigmas": (float, None),
   "brackets.bits": (int, None),
 }
