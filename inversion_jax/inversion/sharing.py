@@ -51,10 +51,10 @@ def save(model: Inversion, folder: str | pathlib.Path, result: Result | None = N
     raise UserError(f"{folder} is the folder of a run; choose another one to save the model in.")
   config = _config(model, result)
   try:
-    storage.write_json(path, config)
-    with storage.replacing(folder / WEIGHTS) as temporary:
+    storage.write_json(path, config, is_recorded=False)
+    with storage.replacing(folder / WEIGHTS, is_recorded=False) as temporary:
       safetensors.numpy.save_file(_numbers(model), temporary)
-    storage.write_text(folder / CARD, card(config))
+    storage.write_text(folder / CARD, card(config), is_recorded=False)
   except OSError as error:
     raise UserError(
       f"The model cannot be saved in {folder} ({error.strerror}); choose another folder."

@@ -76,8 +76,13 @@ def sweep(folder: pathlib.Path):
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a temporary path that becomes `path` when the block ends without an error."""
+def replacing(path: pathlib.Path, *, is_recorded: bool = True) -> Iterator[pathlib.Path]:
+  """Yields a temporary path that becomes `path` when the block ends without an error.
+
+  Args:
+    path: of the file.
+    is_recorded: whether its checksum is kept beside it; not of what is to be given to others.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
   descriptor, name = tempfile.mkstemp(_UNFINISHED, f".{path.name}.", path.parent)
   os.close(descriptor)
@@ -86,7 +91,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     yield temporary
     content = processes.from_first(temporary.read_bytes())
     _write_through(temporary, content)
-    if path.name != checksums.FILE:
+    if is_recorded and path.name != checksums.FILE:
       _record(path, content)
     processes.meet()
     temporary.replace(path)
@@ -135,15 +140,15 @@ def damaged(path: pathlib.Path, why: str) -> UserError:
   return UserError(f"{path} is damaged ({why}); delete it and give the same command again, {then}.")
 
 
-def write_text(path: pathlib.Path, text: str):
-  """Writes `text` to `path` in one piece."""
-  with replacing(path) as temporary:
+def write_text(path: pathlib.Path, text: str, *, is_recorded: bool = True):
+  """Writes `text` to `path` in one piece; see `replacing`."""
+  with replacing(path, is_recorded=is_recorded) as temporary:
     temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: pathlib.Path, value: Any):
+def write_json(path: pathlib.Path, value: Any, *, is_recorded: bool = True):
   """Writes `value` as indented JSON in one piece; NaN and infinities are refused."""
-  write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+  write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", is_recorded=is_recorded)
 
 
 def read_bytes(path: pathlib.Path) -> bytes:

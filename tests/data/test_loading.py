@@ -149,7 +149,7 @@ IMAGES_NHWC = np.zeros((2, 4, 4, 3), np.uint8)
     (IMAGES_NHWC.astype(np.float32), "mine must be uint8 levels, not float32"),
     (IMAGES_NHWC.tolist(), "mine must be uint8 levels, not list"),
     (IMAGES_NHWC[0], r"mine must have the shape \(N, H, W, C\), not \(4, 4, 3\)"),
-    (IMAGES_NHWC[..., :2], r"mine must have .* C 1 or 3, not \(2, 4, 4, 2\)"),
+    (np.zeros((2, 4, 4, 5), np.uint8), r"mine must have .* C 1 to 4, not \(2, 4, 4, 5\)"),
     (IMAGES_NHWC + np.uint8(17), "mine must have levels below 17, but one is 17"),
   ],
 )

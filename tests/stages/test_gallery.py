@@ -119,7 +119,7 @@ def test_the_launch_draws_the_runs_of_its_plan(shown, tmp_path, monkeypatch):
   shutil.copytree(shown.folder, tmp_path / planned.folder)
   experiment.draw(tmp_path, tmp_path / "figures", scale)
   drawn = {path.name for path in (tmp_path / "figures").iterdir()}
-  assert drawn == {"gallery.csv", "gallery.html", "gallery_fc3.png"}
+  assert drawn == {"gallery.csv", "gallery.html", "gallery_fc3.png", "checksums.json"}
 
 
 def test_a_finished_gallery_is_left_alone(shown, monkeypatch):

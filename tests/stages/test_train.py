@@ -258,7 +258,7 @@ def test_a_damaged_checkpoint_is_named_and_its_advice_helps(finished, tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(finished, tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(UserError, match=r"file/run cannot be made .* choose another one"):
+  with pytest.raises(UserError, match=r"file/run cannot be made .* choose another --workdir"):
     Run(finished.config, tmp_path / "file" / "run").begin()
 
 
