@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import jax
+from absl import logging as absl_logging
 
 from inversion_jax.machine import progress, stopping
 from inversion_jax.machine.errors import UserError
@@ -57,7 +58,9 @@ def side_by_side(
   shares = context.SimpleQueue()
   for share in shares_of(_cores(), num):
     shares.put(share)
-  with concurrent.futures.ProcessPoolExecutor(num, context, _begin, (shares,)) as pool:
+  with concurrent.futures.ProcessPoolExecutor(
+    num, context, _begin, (shares, absl_logging.get_verbosity())
+  ) as pool:
     futures = [pool.submit(_act, name, act, task) for name, task in zip(names, tasks, strict=True)]
     try:
       return [future.result() for future in futures]
@@ -88,7 +91,8 @@ def _can_share():
   return hasattr(os, "sched_setaffinity") and jax.default_backend() == "cpu"
 
 
-def _begin(shares):
+def _begin(shares, verbosity):
+  absl_logging.set_verbosity(verbosity)
   # Of the keyboard's signals the first process tells; what it no longer can, they see.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -13,27 +13,18 @@ launch/paper --part=2/8           # each machine its part of the runs, then
 launch/paper                      # the figures; launch/slurm does all three
 """
 
-import gc
 import pathlib
 import sys
-import traceback
 from collections.abc import Sequence
 
-import jax
 from absl import logging as absl_logging
 
-from inversion_jax import config as config_lib
-from inversion_jax import stages
-from inversion_jax.machine import compilation, locks, progress, stopping, workers
+from inversion_jax.machine import locks, progress, stopping
 from inversion_jax.machine.errors import Parser, UserError, as_sentences
-from inversion_jax.machine.progress import say, warn
+from inversion_jax.machine.progress import warn
 from inversion_jax.models import contexts
-from inversion_jax.paper import listing, plans
+from inversion_jax.paper import listing, plans, running
 from inversion_jax.paper.experiments import EXPERIMENTS, FURTHER
-from inversion_jax.runs import Run
-
-# Under the working folder; many runs differ only in the numbers they see.
-COMPILED = "compiled"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,30 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if given.list:
     listing.show(planned, workdir)
     return 0
-  failed = _failed(planned, workdir, given.jobs)
+  failed = running.go_through_all(planned, workdir, given.jobs)
   undrawn = given.part is None and [
     name for name in names if not _is_drawn(name, scale, workdir, failed)
   ]
   for folder in failed:
     print(f"{workdir / folder} failed; see above, and start again to go on.")
   return 1 if failed or undrawn else 0
-
-
-def _failed(planned, workdir, num_jobs) -> list[str]:
-  """Goes through all runs; returns the folders of those that failed."""
-  num = workers.num_at_once(num_jobs, len(planned))
-  if num == 1:
-    succeeded = []
-    for place, one in enumerate(planned, 1):
-      say("run %d of %d: %s", place, len(planned), one.folder)
-      succeeded.append(_succeeds(one, workdir))
-  else:
-    for one in plans.part(planned, plans.SHARED):
-      # If it fails, those that need it say so.
-      _succeeds(one, workdir)
-    tasks = [(one, workdir) for one in planned]
-    succeeded = workers.side_by_side(_succeeds, tasks, [one.folder for one in planned], num)
-  return [one.folder for one, is_done in zip(planned, succeeded, strict=True) if not is_done]
 
 
 def _experiment(name):
@@ -121,31 +95,6 @@ def _parser():
     "--workdir", type=pathlib.Path, help="default: runs/paper[_miniature][_READER]"
   )
   return parser
-
-
-def _succeeds(planned: plans.Planned, workdir: pathlib.Path) -> bool:
-  """Runs all stages; a failure is told and the others go on."""
-  # What is shared is gone through once more with the rest, from the plan as it was.
-  config = planned.config.copy_and_resolve_references()
-  if config.inverter.start_from:
-    config.inverter.start_from = str(workdir / config.inverter.start_from)
-  try:
-    run = Run(config_lib.check(config), workdir / planned.folder)
-    with compilation.kept_in(workdir / COMPILED):
-      stages.check([run], planned.stages)
-      stages.go_through(run, planned.stages)
-  except UserError as error:
-    warn("%s failed: %s", planned.folder, error)
-    return False
-  except Exception:
-    # Whatever it is, it must not cost the other runs; it keeps its traceback.
-    warn("%s failed:\n%s", planned.folder, traceback.format_exc())
-    return False
-  finally:
-    # What one run compiled is of no use to the next.
-    jax.clear_caches()
-    gc.collect()
-  return True
 
 
 def _is_drawn(name, scale, workdir, failed):

@@ -1,9 +1,11 @@
 """Scores the test set once, with the best models: `nats.npz`, `maps.npz`, `summary.json`."""
 
+import pathlib
 import shlex
 import sys
 import time
 
+import inversion_jax
 from inversion_jax import information
 from inversion_jax.machine import storage
 from inversion_jax.runs import Run
@@ -66,6 +68,9 @@ def _decoder_facts(run):
 
 def _command():
   """What was typed, or for a console script the same as a module; launches are another module."""
-  module = getattr(sys.modules["__main__"], "__spec__", None)
-  name = module.name.removesuffix(".__main__") if module else "inversion_jax.main"
-  return shlex.join(["python", "-m", name, *sys.argv[1:]])
+  root = pathlib.Path(inversion_jax.__file__).parents[1]
+  program = pathlib.Path(sys.argv[0]).absolute().with_suffix("")
+  # Not `__main__`, which in a process that works side by side with others is another.
+  is_ours = program.is_relative_to(root / inversion_jax.__name__)
+  name = ".".join(program.relative_to(root).parts) if is_ours else "inversion_jax.main"
+  return shlex.join(["python", "-m", name.removesuffix(".__main__"), *sys.argv[1:]])

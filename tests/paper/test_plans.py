@@ -5,7 +5,6 @@ import csv
 import importlib
 import re
 import sys
-import types
 
 import jax
 import numpy as np
@@ -18,7 +17,7 @@ from inversion_jax.fitting import training
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.paper import __main__ as launch
-from inversion_jax.paper import experiments, listing, plans
+from inversion_jax.paper import experiments, listing, plans, running
 
 
 @pytest.mark.parametrize("scale", plans.SCALES)
@@ -177,7 +176,7 @@ def test_the_numbers_beside_a_figure_are_those_of_the_runs(launched):
 
 def test_what_is_compiled_is_kept_and_found_by_runs_that_differ_in_numbers(launched):
   _, workdir = launched
-  kept = [path.name for path in (workdir / launch.COMPILED).iterdir()]
+  kept = [path.name for path in (workdir / running.COMPILED).iterdir()]
   gradients = [
     name for name in kept if name.startswith("jit__gradient") and name.endswith("-cache")
   ]
@@ -188,15 +187,11 @@ def test_what_is_compiled_is_kept_and_found_by_runs_that_differ_in_numbers(launc
 
 
 def test_a_run_of_a_launch_names_the_command_of_the_launch(monkeypatch):
-  module = types.SimpleNamespace(
-    __spec__=types.SimpleNamespace(name="inversion_jax.paper.__main__")
-  )
-  monkeypatch.setitem(sys.modules, "__main__", module)
-  monkeypatch.setattr(sys, "argv", ["path/__main__.py", "figure_1", "--workdir=a b"])
+  monkeypatch.setattr(sys, "argv", [launch.__file__, "figure_1", "--workdir=a b"])
   command = importlib.import_module("inversion_jax.stages.evaluate")._command
   assert command() == "python -m inversion_jax.paper figure_1 '--workdir=a b'"
-  module.__spec__ = None
-  assert command().startswith("python -m inversion_jax.main figure_1")
+  monkeypatch.setattr(sys, "argv", ["/usr/bin/inversion-jax", "--config=x.py"])
+  assert command() == "python -m inversion_jax.main --config=x.py"
 
 
 def test_a_launch_that_is_done_runs_nothing_again(launched, monkeypatch):
@@ -213,10 +208,10 @@ def test_runs_side_by_side_begin_once_what_they_share_is_there(monkeypatch, tmp_
     start_from = run.config.inverter.start_from
     gone_through.append((run.folder.relative_to(tmp_path).as_posix(), tuple(names), start_from))
 
-  monkeypatch.setattr(launch.stages, "check", lambda runs, names: None)
-  monkeypatch.setattr(launch.stages, "go_through", go_through)
+  monkeypatch.setattr(running.stages, "check", lambda runs, names: None)
+  monkeypatch.setattr(running.stages, "go_through", go_through)
   in_turn = lambda act, tasks, names, num: [act(*task) for task in tasks]  # noqa: E731
-  monkeypatch.setattr(launch.workers, "side_by_side", in_turn)
+  monkeypatch.setattr(running.workers, "side_by_side", in_turn)
   monkeypatch.setattr(plans, "LAYERS", ("fc3",))
   launch.main(["figure_5b", "--smoke", "--jobs=2", f"--workdir={tmp_path}"])
   folders = [folder for folder, _, _ in gone_through]
