@@ -1,5 +1,8 @@
 import operator
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +49,32 @@ def test_a_sentence_of_a_task_is_that_of_all_and_a_killed_one_has_its_own():
     workers.side_by_side(limits.check_one_of, [("colour", 3, (1, 2))], ["a"], 1)
   with pytest.raises(UserError, match=r"was killed.*--jobs=1"):
     workers.side_by_side(os._exit, [(1,)], ["a"], 1)
+
+
+PROGRAM = """
+import time
+from inversion_jax.machine import stopping, workers
+
+def work():
+  print("begun", flush=True)
+  time.sleep(300)
+
+if __name__ == "__main__":
+  with stopping.heeded():
+    workers.side_by_side(work, [(), ()], ["a", "b"], 2)
+"""
+
+
+@pytest.mark.parametrize(
+  ("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_program_that_is_stopped_or_killed_leaves_no_process_at_work(number, status, tmp_path):
+  path = tmp_path / "program.py"
+  path.write_text(PROGRAM, encoding="utf-8")
+  program = subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE, text=True)
+  for _ in range(2):
+    assert program.stdout.readline() == "begun\n"
+  program.send_signal(number)
+  # The pipe has its end once the last of them has.
+  program.communicate(timeout=60)
+  assert program.returncode == status
