@@ -5,6 +5,7 @@ Beside these stand those in arrays (`features/test_pairs.py`) and in files of da
 """
 
 import collections
+import resource
 import sys
 import time
 
@@ -17,6 +18,7 @@ from inversion_jax import main
 from inversion_jax.data import loading
 from inversion_jax.stages.records import Stage
 
+# Of a processor.
 SECONDS = 10.0
 SMOKE = f"--config={ROOT}/configs/digits_fc3.py:smoke"
 MINE = f"--config={ROOT}/configs/features.py:smoke"
@@ -314,10 +316,10 @@ def test_a_wrong_input_is_one_sentence_before_anything_is_begun(
     f"--workdir={tmp_path}/run",
     *(word.replace("{at}", str(tmp_path)) for word in arguments),
   ]
-  start = time.monotonic()
+  start = time.process_time()
   with pytest.raises(SystemExit) as stop:
     run(arguments, monkeypatch)
-  assert time.monotonic() - start < SECONDS
+  assert time.process_time() - start < SECONDS
   assert stop.value.code == 2
   sentence = capsys.readouterr().err
   assert sentence.startswith("inversion_jax: ")
@@ -328,11 +330,17 @@ def test_a_wrong_input_is_one_sentence_before_anything_is_begun(
   assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+def processor_seconds_of_children():
+  """Not those of a clock, which other work on the machine delays."""
+  usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return usage.ru_utime + usage.ru_stime
+
+
 def test_a_shell_sees_the_same(data_dir, tmp_path):
   arguments = (SMOKE, f"--workdir={tmp_path}/run", "--config.inverter.num_microbatches=3")
-  start = time.monotonic()
+  start = processor_seconds_of_children()
   done = command(*arguments, data_dir=data_dir)
-  assert time.monotonic() - start < SECONDS, "the import of JAX included"
+  assert processor_seconds_of_children() - start < SECONDS, "the import of JAX included"
   assert done.returncode == 2
   (sentence,) = done.stderr.splitlines()
   assert "inverter.num_microbatches=3 does not divide batch_size=16" in sentence
