@@ -25,6 +25,8 @@ _CHECKSUMS = "crc32"
 _STATE = "default"  # Orbax's name of what `save` is given
 RECORD = "metrics/metrics"  # where it puts what comes with the state
 _ASIDE = ".damaged"
+# Where Orbax moves what is to be deleted: what it deletes itself is half there for a while.
+_REMOVED = "removed"
 
 
 class DamagedError(UserError):
@@ -47,6 +49,7 @@ class Checkpoints:
     self.folder = folder.absolute()
     self._sign = -1 if best_mode == "min" else 1
     storage.make_folder(self.folder)
+    self._sweep()
     self._values = self._read_values()
     policies = checkpoint_managers.preservation_policy
     keep = policies.AnyPreservationPolicy(
@@ -62,6 +65,7 @@ class Checkpoints:
       preservation_policy=keep,
       # What a killed process had half written would stay for ever.
       cleanup_tmp_directories=True,
+      todelete_subdir=_REMOVED,
     )
     self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -72,6 +76,7 @@ class Checkpoints:
     with self._saving():
       self._manager.wait_until_finished()
     self._manager.close()
+    self._sweep()
 
   def save(self, step: int, state: Any, value: float | None):
     """Saves `state`, and returns while the disk is still written.
@@ -87,6 +92,7 @@ class Checkpoints:
     self._values[step] = value
     record = {_VALUE: value, _CHECKSUMS: _checksums(state)}
     record |= {checksums.SHA: checksums.of_json(record)}
+    self._sweep()
     with self._saving():
       self._manager.save(step, args=ocp.args.StandardSave(state), metrics=record)
 
@@ -142,6 +148,11 @@ class Checkpoints:
     with self._saving():
       self._manager.wait_until_finished()
     return read(self.folder, step, like)
+
+  def _sweep(self):
+    """Deletes what has been moved away."""
+    if processes.is_first():
+      shutil.rmtree(self.folder / _REMOVED, ignore_errors=True)
 
   def _read_values(self):
     """The values by step. Orbax would read all at once, and not say whose is damaged."""

@@ -165,3 +165,17 @@ def test_a_damaged_checkpoint_is_named_and_the_others_stay(tmp_path):
   ):
     kept.restore(2, {"w": jnp.zeros(3)})
   assert (tmp_path / "1").exists()
+
+
+def test_what_is_no_longer_kept_is_moved_away_in_one_piece_and_then_deleted(tmp_path, monkeypatch):
+  # As of a job that is killed before it has deleted anything.
+  monkeypatch.setattr(Checkpoints, "_sweep", lambda self: None)
+  save_all(tmp_path, {0: 9.0, 5: 6.0, 10: 5.0, 20: 2.0})
+  moved = tmp_path / checkpoints._REMOVED
+  assert sorted(path.name for path in moved.iterdir()) == ["0", "5"]
+  assert checkpoints.saved_steps(tmp_path) == [10, 20]
+  monkeypatch.undo()
+  save_all(tmp_path, {30: 1.0, 40: 0.5})
+  assert not moved.exists()
+  with Checkpoints(tmp_path, "min") as kept:
+    assert kept.steps() == [30, 40]
