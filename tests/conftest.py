@@ -1,11 +1,9 @@
 """Tests run on the CPU, whatever the machine has; real data are used where they are found."""
 
 import atexit
-import gc
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
 
 import pytest
@@ -45,13 +43,3 @@ def finished(tmp_path_factory, data_dir):
   config = run_examples.smaller(run_examples.get_config("digits_fc3", "smoke"))
   config.data.dir = str(data_dir)
   return run_examples.run_stages(config, tmp_path_factory.mktemp("runs") / "fc3")
-
-
-@pytest.fixture
-def damaged_checkpoints(monkeypatch):
-  """For tests that damage some: where one array cannot be read, Orbax leaves the others unread, and
-  Python says so whenever it finds them.
-  """
-  monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-  yield
-  gc.collect()

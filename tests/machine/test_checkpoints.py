@@ -10,8 +10,6 @@ from inversion_jax.machine import checkpoints
 from inversion_jax.machine.checkpoints import Checkpoints
 from inversion_jax.machine.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("damaged_checkpoints")
-
 
 def save_all(folder, values, best_mode="min", keep_steps=()):
   with Checkpoints(folder, best_mode, keep_steps) as kept:

@@ -121,7 +121,6 @@ def test_a_run_that_is_told_to_end_ends_later_as_an_uninterrupted_one(finished):
   assert validated == expected
 
 
-@pytest.mark.usefixtures("damaged_checkpoints")
 def test_a_damaged_newest_checkpoint_is_made_again_from_the_one_before(finished, tmp_path, caplog):
   folder = tmp_path / "fc3"
   shutil.copytree(finished.folder, folder)
@@ -237,7 +236,6 @@ def test_without_a_layer_the_same_path_is_the_unconditional_model(data_dir, tmp_
     run_stage("inverter", Run(edited(layer, inverter__start_from=str(started.folder)), folder))
 
 
-@pytest.mark.usefixtures("damaged_checkpoints")
 def test_a_damaged_checkpoint_is_named_and_its_advice_helps(finished, tmp_path):
   folder = tmp_path / "damaged"
   shutil.copytree(finished.folder, folder)
@@ -344,7 +342,6 @@ def test_a_bad_folder_beside_a_run_does_not_stop_it(finished, tmp_path, caplog, 
   assert f"No classifier is taken from {tmp_path}/bad" in caplog.text
 
 
-@pytest.mark.usefixtures("damaged_checkpoints")
 def test_a_damaged_classifier_is_not_shared(finished, tmp_path, caplog):
   shutil.copytree(finished.folder, tmp_path / "fc3")
   flip_numbers(tmp_path / "fc3" / "classifier" / str(finished.classifier_step()))
