@@ -153,9 +153,9 @@ def _line_in(path, error):
 
 
 def _words_of(error):
-  """The text of an error in one line; ml_collections gives the repr of a KeyError's."""
+  """The text of an error in one line; ml_collections gives a repr of it for a missing field."""
   text = error.msg if isinstance(error, SyntaxError) else str(error)
-  if isinstance(error, KeyError):
+  if isinstance(error, AttributeError | KeyError):
     text = str(error.args[0]).strip("'\"").replace("\\'", "'").replace("\\n", "\n")
   return ". ".join(line for line in text.splitlines() if line)
 

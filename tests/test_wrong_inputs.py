@@ -326,6 +326,8 @@ def test_a_wrong_input_is_one_sentence_before_anything_is_begun(
   assert words in sentence
   assert len(sentence.splitlines()) == 1, sentence
   assert "Traceback" not in sentence
+  assert "\\n" not in sentence, "the repr of a text"
+  assert "\\'" not in sentence
   # The folder has not been claimed for a configuration that cannot be.
   assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 

@@ -57,6 +57,7 @@ _RECORDS = (
     Stage(
       name,
       functools.partial(perceptual.train, name),
+      needs=lambda run: (CLASSIFIER,),
       check=functools.partial(perceptual.check, name),
     )
     for name in (perceptual.PERCEPTUAL, perceptual.DEEPSIM)
