@@ -25,11 +25,11 @@
       return this.ranks.has(image);
     }
 
-    // The pictures of an image, each at least `least` pixels high or wide.
+    // The pictures of an image, enlarged.
     pictures(image, least, words) {
       return Array.from({ length: this.each }, (_, nth) => {
         const canvas = make("canvas", { width, height, role: "img", "aria-label": words });
-        canvas.style.width = `${width * Math.ceil(least / Math.max(height, width))}px`;
+        enlarge(canvas, least);
         this.paint(canvas, this.ranks.get(image) * this.each + nth);
         return canvas;
       });
@@ -73,6 +73,13 @@
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
     made.append(...content);
     return made;
+  }
+
+  // By a whole number, to at least `least` pixels of height or width.
+  function enlarge(shown, least) {
+    const scale = Math.ceil(least / Math.max(height, width));
+    shown.style.width = `${scale * width}px`;
+    shown.style.aspectRatio = `${width} / ${height}`;
   }
 
   function number(value, decimals) {
@@ -138,7 +145,7 @@
   function face(image, least) {
     if (originals.has(image)) return originals.pictures(image, least, title(image));
     const blank = make("span", { class: "blank" }, String(data.index[image]));
-    blank.style.width = blank.style.height = `${least}px`;
+    enlarge(blank, least);
     return [blank];
   }
 
@@ -233,9 +240,9 @@
       const wanted = state.get(control.id) ?? starts[control.id];
       if ([...control.options].some((option) => option.value === wanted)) control.value = wanted;
     }
-    const wanted = state.has("image") ? data.index.indexOf(Number(state.get("image"))) : -1;
-    if (wanted >= 0 && !isShown(wanted)) chosen.shown.value = "all";
-    list(wanted >= 0 ? wanted : data.originals.images[0]);
+    const asked = data.index.findIndex((index) => String(index) === state.get("image"));
+    if (asked >= 0 && !isShown(asked)) chosen.shown.value = "all";
+    list(asked >= 0 || state.has("sort") ? asked : data.originals.images[0]);
   }
 
   function columns() {

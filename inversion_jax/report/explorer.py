@@ -76,8 +76,10 @@ def _orders(comparison: SideBySide, data: dict[str, Any]) -> list[tuple[str, str
 
 
 def _labels(data: dict[str, Any]) -> list[tuple[str, str]]:
-  counts = collections.Counter(data["label"])
-  return [("", "all"), *((str(label), f"{label} ({counts[label]:,})") for label in sorted(counts))]
+  options = [("", "all")]
+  for label, count in sorted(collections.Counter(data["label"]).items()):
+    options.append((str(label), f"{'unknown' if label < 0 else label} ({count:,})"))
+  return options
 
 
 def _shown(data: dict[str, Any]) -> list[tuple[str, str]]:
@@ -145,5 +147,5 @@ def _scale(limit: float) -> Html:
     return Html("")
   colors = ", ".join(to_hex(GAIN_COLORS(place / 8)) for place in range(9))
   bar = element("span", class_="colors", style=f"background: linear-gradient(to right, {colors})")
-  unit = "nats per pixel; more is shown as the end"
-  return element("p", f"{number(-limit, 2)} ", bar, f" {number(limit, 2)} {unit}")
+  low, high = number(-limit, 2), number(limit, 2)
+  return element("p", f"{low} ", bar, f" {high} nats per pixel, and beyond")

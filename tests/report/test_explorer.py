@@ -241,7 +241,9 @@ class Browser:
 def browser(tmp_path_factory):
   reason = "pages in a browser: install chromium and chromedriver, and the extra `test`"
   webdriver = pytest.importorskip("selenium.webdriver", reason=reason)
-  programs = [shutil.which(name) for name in ("chromium", "google-chrome", "chromium-browser")]
+  from selenium.common.exceptions import WebDriverException
+
+  programs = [shutil.which(name) for name in ("chromium", "google-chrome")]
   driver_program = shutil.which("chromedriver")
   if not any(programs) or not driver_program:
     pytest.skip(reason)
@@ -256,7 +258,11 @@ def browser(tmp_path_factory):
   options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
   # The driver is named, else one would be looked for in the network.
   service = webdriver.ChromeService(driver_program)
-  with webdriver.Chrome(options=options, service=service) as driver:
+  try:
+    driver = webdriver.Chrome(options=options, service=service)
+  except WebDriverException as error:
+    pytest.skip(f"{options.binary_location} does not start here: {error.msg.splitlines()[0]}")
+  with driver:
     yield Browser(driver)
 
 
@@ -355,6 +361,8 @@ def test_a_link_leads_to_its_image_and_order(browser, address, nats):
   # The eighth has no picture, so all images are shown.
   assert browser.listed()[0] == np.argmin(nats[0])
   assert browser.ask("location.hash").endswith("sort=nats-0&direction=rising&shown=all")
+  browser.open(f"{address}#sort=nats-1&shown=all")
+  assert browser.find("#which").text == f"Test image {TEST_ROWS[np.argmax(nats[1])]}"
   browser.open(f"{address}#image=none&sort={HOSTILE}")
   assert browser.find("#which").text == f"Test image {TEST_ROWS[0]}"
   assert browser.errors() == []
