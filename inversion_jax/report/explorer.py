@@ -32,7 +32,7 @@ def section(comparison: SideBySide) -> Html:
     + element(
       "section",
       element("h2", "Image by image"),
-      _controls(comparison, data),
+      _controls(data),
       element("div", id="strip", role="listbox", tabindex=0, aria_label="Test images to pick"),
       _picked(data),
       _legend(comparison, data),
@@ -43,9 +43,9 @@ def section(comparison: SideBySide) -> Html:
   )
 
 
-def _controls(comparison: SideBySide, data: dict[str, Any]) -> Html:
+def _controls(data: dict[str, Any]) -> Html:
   choices = [
-    _choice("sort by", "sort", _orders(comparison, data)),
+    _choice("sort by", "sort", _orders(data)),
     _choice("order", "direction", [("falling", "most first"), ("rising", "least first")]),
     _choice("label", "label", _labels(data)),
     _choice("show", "shown", _shown(data)),
@@ -63,14 +63,14 @@ def _choice(words: str, name: str, options: Iterable[tuple[str, str]]) -> Html:
   return element("label", element("span", words), element("select", *written, id=name))
 
 
-def _orders(comparison: SideBySide, data: dict[str, Any]) -> list[tuple[str, str]]:
+def _orders(data: dict[str, Any]) -> list[tuple[str, str]]:
   """What the images can be sorted by."""
-  names = dict(enumerate(comparison.names))
+  names = {place: row["name"] for place, row in enumerate(data["rows"])}
   orders = [("index", "test order"), ("label", "label")]
   orders += [(f"nats-{row}", f"nats: {name}") for row, name in names.items()]
   del names[data["baseline"]]
   orders += [(f"gain-{row}", f"gain: {name}") for row, name in names.items()]
-  if len(comparison.layers) > 1:
+  if data["disagreement"]:
     orders.append(("disagreement", "disagreement of layers"))
   return orders
 
@@ -83,7 +83,7 @@ def _labels(data: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _shown(data: dict[str, Any]) -> list[tuple[str, str]]:
-  """Which images there are to pick from, the first choice first."""
+  """Which images there are to pick from; the page begins with the first choice."""
   num_all, pictured = len(data["index"]), set(data["originals"]["images"])
   sampled = {image for row in data["rows"] if row["samples"] for image in row["samples"]["images"]}
   choices = [("all", num_all, "all")]
@@ -132,7 +132,7 @@ def _legend(comparison: SideBySide, data: dict[str, Any]) -> Html:
     words.append("MSE: the single image with the least expected squared error.")
   if any(len(row.runs) > 1 for row in comparison.rows):
     words.append("Nats and gains are means over seeds; pictures are of the first.")
-  if len(comparison.layers) > 1:
+  if data["disagreement"]:
     words.append(
       "Disagreement of layers: the standard deviation, over layers, of the image's nats less the"
       " layer's mean."

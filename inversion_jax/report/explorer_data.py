@@ -31,6 +31,7 @@ def data(comparison: SideBySide) -> dict[str, Any]:
   kept = list(originals)
   sampled = _sampled(comparison, kept)
   nats = [-row.nce_by_seed.mean(0) for row in comparison.rows]
+  of_layers = nats[: len(comparison.layers)]
   gain_sheets, limit = _gain_sheets(comparison, kept)
   return {
     "index": first.nats["index"].tolist(),
@@ -38,7 +39,7 @@ def data(comparison: SideBySide) -> dict[str, Any]:
     "shape": first.summary["image_shape"],
     "baseline": baseline(comparison),
     "gain_limit": limit,
-    "disagreement": _rounded(disagreement(nats[: len(comparison.layers)])),
+    "disagreement": _rounded(disagreement(of_layers)) if len(of_layers) > 1 else [],
     "originals": _level_sheet(first, originals),
     "rows": [
       {
@@ -84,10 +85,10 @@ def _of_images(run: RunFiles, arrays: Mapping[str, np.ndarray], name: str) -> It
 def _originals(comparison: SideBySide) -> dict[int, np.ndarray]:
   """The test images that a run has kept, as many as there is room for, those sampled first."""
   found = {}
-  for run in comparison.runs:
-    found = dict(_of_images(run, run.samples, "original")) | found
-  for run in comparison.runs:
-    found |= {row: image for row, image in _of_images(run, run.maps, "image") if row not in found}
+  for files, name in (("samples", "original"), ("maps", "image")):
+    for run in comparison.runs:
+      for row, image_HWC in _of_images(run, getattr(run, files), name):
+        found.setdefault(row, image_HWC)
   high, wide, colours = comparison.runs[0].summary["image_shape"]
   room = MAX_BYTES // (high * wide * (colours + len(comparison.rows)))
   return dict(list(found.items())[: max(1, room)])

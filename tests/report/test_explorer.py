@@ -132,6 +132,13 @@ def test_without_p_of_x_gains_are_over_the_first_row(folders):
   assert "nats of conv2 less nats of the row" in explorer.section(comparison)
 
 
+def test_p_of_x_alone_can_be_explored(folders):
+  part = explorer.section(side_by_side([read_run(folders[2])]))
+  assert "nats: none (p(x))" in part
+  for word in ("gain", "disagreement of"):
+    assert word not in part.split("<script")[0]
+
+
 def test_a_page_holds_no_more_pictures_than_it_has_room_for(comparison, monkeypatch):
   monkeypatch.setattr(explorer_data, "MAX_BYTES", 64 * (1 + 3) * 10)
   data = explorer_data.data(comparison)
