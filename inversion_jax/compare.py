@@ -8,8 +8,8 @@ one row, whose error includes the seed; an unconditional run (no layer) gives an
 
 The output folder gets comparison.json and comparison.csv (one row a run), differences.csv (one row
 a pair: difference in nats per image, 95% interval, adjusted p-value, verdict), figures/ and
-report.html; with an unconditional run also pointwise.csv (one row a test image: log p(x | h) -
-log p(x) in nats for each layer). No model is loaded.
+report.html, where test images are sorted and picked; with an unconditional run also pointwise.csv
+(one row a test image: log p(x | h) - log p(x) in nats for each layer). No model is loaded.
 
 From Python, `ij.compare({"mine": model, "p(x)": prior}, test)` compares models; see
 `inversion.compare`.

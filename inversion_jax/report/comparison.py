@@ -12,7 +12,7 @@ import numpy as np
 
 from inversion_jax import information
 from inversion_jax.machine import locks, storage
-from inversion_jax.report import figures, gains, page, pairs, pictures
+from inversion_jax.report import explorer, figures, gains, page, pairs, pictures
 from inversion_jax.report.files import RunFiles, read_run
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.rows import (
@@ -55,6 +55,7 @@ def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path])
 
 def _write(comparison: SideBySide, parent_dir: pathlib.Path):
   rows = comparison_rows(comparison, parent_dir)
+  explored = explorer.section(comparison)
   storage.write_json(parent_dir / JSON, rows)
   storage.write_csv(parent_dir / CSV, rows[0], (row.values() for row in rows))
   pairs.write_differences(comparison, parent_dir)
@@ -65,6 +66,7 @@ def _write(comparison: SideBySide, parent_dir: pathlib.Path):
     _order(comparison),
     _honest_words(comparison),
     _samples(comparison, parent_dir),
+    explored,
     _nce_figure(comparison, rows, parent_dir),
     gains.section(comparison, parent_dir),
     pairs.section(comparison, parent_dir),
@@ -73,7 +75,8 @@ def _write(comparison: SideBySide, parent_dir: pathlib.Path):
   ]
   title = f"What each layer knows of {comparison.runs[0].summary['dataset']} images"
   kicker = f"inversion_jax: comparison {parent_dir.resolve().name}"
-  storage.write_text(parent_dir / storage.REPORT, page.page(title, kicker, *parts))
+  files = {"style": explorer.STYLE, "script": explorer.SCRIPT} if explored else {}
+  storage.write_text(parent_dir / storage.REPORT, page.page(title, kicker, *parts, **files))
 
 
 def _opening(comparison: SideBySide) -> Html:

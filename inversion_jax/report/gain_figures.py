@@ -11,13 +11,14 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from inversion_jax.report.figures import BLUE, GREY, INK, ORANGE, SKY, STYLE, WIDTH
-from inversion_jax.report.pictures import as_rgb
+from inversion_jax.report.pictures import as_rgb, sheet
 
 MINUS = "\N{MINUS SIGN}"
 # The colours of the verdicts: blue where h helps, orange where it hurts, white where neither.
 GAIN_COLORS = LinearSegmentedColormap.from_list(
   "gain", ("#6b3604", ORANGE, "#ffffff", BLUE, "#0a2647")
 )
+NUM_SHADES = 255  # of a sheet: as many on either side of white
 _PICTURES = STYLE | {"axes.grid": False, "axes.spines.top": True, "axes.spines.right": True}
 _UNIT = "gain, nats per pixel"
 
@@ -121,6 +122,14 @@ def pointwise_figure(names: Sequence[str], gain_LN: Float[np.ndarray, "L N"]) ->
       axes.text(1.0, 0.95, text, fontsize=8, color=GREY, **place)
     all_axes[-1].set_xlabel(f"log p(x | h) {MINUS} log p(x), nats per image")
     return figure
+
+
+def gain_sheet(gain_nHW: Float[np.ndarray, "n H W"], limit: float) -> bytes:
+  """A PNG file of gains in their colours, side by side; `limit` nats have the last colour."""
+  side = (NUM_SHADES - 1) // 2
+  shade_nHW = np.rint(side + side * np.clip(gain_nHW / (limit or 1.0), -1.0, 1.0))
+  palette = GAIN_COLORS.resampled(NUM_SHADES)(range(NUM_SHADES), bytes=True)[:, :3]
+  return sheet(shade_nHW[..., None].astype(np.uint8), palette.tobytes())
 
 
 def _show_image(axes: Axes, image: Shown, num_levels: int):

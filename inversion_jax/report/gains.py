@@ -5,7 +5,7 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from inversion_jax.machine import storage
 from inversion_jax.report import figures, gain_figures, page
@@ -89,12 +89,7 @@ def read_maps(comparison: SideBySide) -> Maps | None:
     return None
   common_n = functools.reduce(np.intersect1d, [run.maps["index"] for run in runs])
   mean_RHW = np.stack([_over_seeds(row, lambda run: run.maps["mean_nats"]) for row in compared])
-  nats_RnHW = np.stack(
-    [
-      _over_seeds(row, lambda run: run.maps["nats"][rows_of(run.maps["index"], common_n)])
-      for row in compared
-    ]
-  )
+  nats_RnHW = np.stack([mapped_nats(row, common_n) for row in compared])
   first = runs[0]
   return Maps(
     mean_LHW=mean_RHW[-1] - mean_RHW[:-1],
@@ -103,6 +98,11 @@ def read_maps(comparison: SideBySide) -> Maps | None:
     image_nHWC=first.maps["image"][rows_of(first.maps["index"], common_n)],
     rows_n=rows_of(first.nats["index"], common_n),
   )
+
+
+def mapped_nats(row: Replicates, index_n: Integer[np.ndarray, " n"]) -> Float[np.ndarray, "n H W"]:
+  """Nats pixel by pixel of test images that all runs of a row have maps of, seeds averaged."""
+  return _over_seeds(row, lambda run: run.maps["nats"][rows_of(run.maps["index"], index_n)])
 
 
 def _over_seeds(row: Replicates, values) -> np.ndarray:

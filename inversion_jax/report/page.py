@@ -1,7 +1,9 @@
-"""Pieces of a web page that is one file: no scripts, no links to the network, pictures inside."""
+"""Pieces of a web page that is one file: pictures inside, nothing loaded, no script but its own."""
 
 import base64
+import hashlib
 import html
+import json
 import math
 import pathlib
 import struct
@@ -21,9 +23,10 @@ def escaped(value: Any) -> Html:
 
 
 def element(tag: str, *content: Any, **attributes: Any) -> Html:
-  """<tag attributes>content</tag>; an attribute named `class_` is written `class`."""
+  """<tag attributes>content</tag>; `class_` is written `class`, and `aria_label` `aria-label`."""
   written = "".join(
-    f' {name.rstrip("_")}="{html.escape(str(value))}"' for name, value in attributes.items()
+    f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+    for name, value in attributes.items()
   )
   return Html(f"<{tag}{written}>{''.join(map(escaped, content))}</{tag}>")
 
@@ -76,6 +79,15 @@ def image(data: bytes, alt: str) -> Html:
   )
 
 
+def data_block(name: str, value: Any) -> Html:
+  """A value as JSON for the script of the page, which finds it by `name`.
+
+  No text in it can end the block or begin another: it has no "<".
+  """
+  text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+  return element("script", Html(text), type="application/json", id=name)
+
+
 def folded(title: str, *content: Any) -> Html:
   """Content that opens with a click."""
   return element("details", element("summary", title), *content)
@@ -107,15 +119,30 @@ def _decimals(estimate: information.Estimate) -> int:
   return min(6, max(0, 1 - math.floor(math.log10(error)))) if error > 0 else 2
 
 
-def page(title: str, kicker: str, *content: Any) -> str:
-  """A whole document."""
+def page(title: str, kicker: str, *content: Any, style: str = "", script: str = "") -> str:
+  """A whole document.
+
+  Its policy lets a browser load nothing from anywhere and run `script` alone, whatever the content.
+  """
   header = element("header", element("p", kicker, class_="kicker"), element("h1", title))
   body = element("main", header, *content)
+  scripts = element("script", Html(script)) if script else ""
   return (
     '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f"<title>{escaped(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n{body}\n</body>\n"
-    "</html>\n"
+    f"<title>{escaped(title)}</title>\n<style>{_CSS}{style}</style>\n</head>\n<body>\n{body}\n"
+    f"{scripts}</body>\n</html>\n"
+  )
+
+
+def _policy(script: str) -> str:
+  """Pictures within the page, its style, and the script with this hash."""
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+  allowed = f"'sha256-{digest}'" if script else "'none'"
+  return (
+    f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed};"
+    " base-uri 'none'; form-action 'none'"
   )
 
 
@@ -164,7 +191,8 @@ summary { cursor: pointer; color: var(--link); margin: .5rem 0; }
 pre { background: var(--box); border-radius: 8px; padding: .8rem 1rem; overflow-x: auto;
   font-size: .88rem; }
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-@media print { details > * { display: block; } section { break-inside: avoid; } }
+@media print { details > * { display: block; } section { break-inside: avoid; }
+  .wide { overflow: visible; } .wide table { font-size: .74rem; } }
 """
 
 

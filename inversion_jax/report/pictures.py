@@ -1,12 +1,15 @@
 """Grids of small pictures, exact to the pixel."""
 
+import io
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from jaxtyping import Integer, Num
+from jaxtyping import Integer, Num, UInt8
 from matplotlib.figure import Figure
+from PIL import Image
 
 from inversion_jax.report.figures import DPI, GREY, STYLE
 
@@ -77,10 +80,37 @@ def _column_boxes(columns: Sequence[Column]) -> tuple[list[int], int, int]:
 
 def _strip(levels_SHWC: np.ndarray, scale: int, num_levels: int) -> np.ndarray:
   """The pictures of one row of one column side by side, as RGB bytes with white gaps."""
-  bytes_SHWC = np.rint(levels_SHWC * (255.0 / (num_levels - 1))).clip(0, 255).astype(np.uint8)
-  large_SHWC = bytes_SHWC.repeat(scale, axis=1).repeat(scale, axis=2)
+  large_SHWC = as_bytes(levels_SHWC, num_levels).repeat(scale, axis=1).repeat(scale, axis=2)
   padded_SHWC = np.pad(as_rgb(large_SHWC), ((0, 0), (0, 0), (0, _GAP), (0, 0)), constant_values=255)
   return np.concatenate(padded_SHWC, axis=1)[:, :-_GAP]
+
+
+def sheet(tiles_NHWC: UInt8[np.ndarray, "N H W C"], palette: bytes = b"") -> bytes:
+  """A PNG file of pictures side by side in about as many rows as columns, each pixel once.
+
+  Picture `n` stands in row `n // columns`, column `n % columns`: no side is too long for a browser.
+
+  Args:
+    tiles_NHWC: bytes of colours or, with a palette, numbers of its colours.
+    palette: red, green and blue of each colour.
+  """
+  num, high, wide, colours = tiles_NHWC.shape
+  columns = math.isqrt(num - 1) + 1
+  rows = -(-num // columns)
+  filled_NHWC = np.pad(tiles_NHWC, ((0, rows * columns - num), (0, 0), (0, 0), (0, 0)))
+  grid_RHKWC = filled_NHWC.reshape(rows, columns, high, wide, colours).swapaxes(1, 2)
+  whole_HWC = grid_RHKWC.reshape(rows * high, columns * wide, colours)
+  picture = Image.fromarray(whole_HWC[..., 0] if colours == 1 else as_rgb(whole_HWC))
+  if palette:
+    picture.putpalette(palette)
+  file = io.BytesIO()
+  picture.save(file, "PNG", optimize=True)
+  return file.getvalue()
+
+
+def as_bytes(levels: Integer[np.ndarray, "..."], num_levels: int) -> UInt8[np.ndarray, "..."]:
+  """Level 0 as 0, the highest as 255."""
+  return np.rint(levels * (255.0 / (num_levels - 1))).clip(0, 255).astype(np.uint8)
 
 
 def as_rgb(pixels_C: Num[np.ndarray, "*axes C"]) -> Num[np.ndarray, "*axes 3"]:

@@ -2,6 +2,7 @@
 
 import base64
 import html.parser
+import re
 
 import numpy as np
 import pytest
@@ -37,15 +38,21 @@ class Balance(html.parser.HTMLParser):
     assert self.open.pop() == tag
 
 
-@pytest.mark.parametrize("folder", ["run_dir", "parent_dir"])
-def test_the_page_is_one_well_formed_file(folder, request):
+@pytest.mark.parametrize(
+  ("folder", "scripts"),
+  [
+    ("run_dir", []),
+    ("parent_dir", ['<script type="application/json" id="explorer-data">', "<script>"]),
+  ],
+)
+def test_the_page_is_one_well_formed_file(folder, scripts, request):
   folder = request.getfixturevalue(folder)
   text = read_page(folder)
   balance = Balance()
   balance.feed(text)
   assert balance.open == []
-  assert "http" not in text
-  assert "<script" not in text
+  assert "://" not in text
+  assert re.findall("<script[^>]*>", text) == scripts
   pictures_found = [address for address in balance.addresses if address.startswith("data:")]
   for path in (folder / storage.FIGURES).glob("*.png"):
     assert f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" in pictures_found
