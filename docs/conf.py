@@ -38,7 +38,7 @@ html_css_files = ["site.css"]
 
 # Indented blocks are commands.
 highlight_language = "none"
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["colon_fence"]
 myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 3
 
@@ -46,6 +46,7 @@ nb_execution_mode = "force"
 nb_execution_cache_path = str(built / "cells")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
+nb_merge_streams = True
 
 # Every reference to a name of ours must be found; there is no network for those of others.
 nitpicky = True
