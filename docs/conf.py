@@ -79,6 +79,12 @@ def _is_verbatim(line, is_going_on):
   return line.startswith(("    ", "| ", "|-")) or (is_going_on and not line)
 
 
+def is_left_out(app, kind, name, obj, skip, options):
+  """Fields of named tuples, of which Python only says that they are; signatures have them."""
+  return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field") else None
+
+
 def setup(app):
   """Before napoleon, which reads sections."""
   app.connect("autodoc-process-docstring", as_restructured_text, priority=400)
+  app.connect("autodoc-skip-member", is_left_out)
