@@ -269,9 +269,9 @@ def density_upper(
       are scored. Through a `Quantised` channel it must be the log of a probability.
 
   Returns:
-    mean log p(h~ | h) - log q(h~): the difference of entropies of McAllester & Stratos (2020,
-    AISTATS), with H(h~ | x) known. It exceeds I(x; h~) by KL(p(h~) || q), whatever q is, so it is
-    an upper bound without a ceiling; a better q makes it tighter. Paper, eq. 2.
+    The mean of log p(h~ | h) - log q(h~), the difference of entropies of McAllester & Stratos
+    (2020, AISTATS), with H(h~ | x) known. It exceeds I(x; h~) by KL(p(h~) || q), whatever q is, so
+    it is an upper bound without a ceiling; a better q makes it tighter. Paper, eq. 2.
   """
   start = time.perf_counter()
   split_key, fit_key, noise_key = jax.random.split(key, 3)

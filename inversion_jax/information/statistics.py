@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
     return cls(record[name], standard_error or 0.0, 0)
 
   def fields(self, name: str, error_name: str | None = None) -> dict[str, float]:
-    """The mean as `name` and the error as `error_name`, by default `name`_standard_error."""
+    """The mean as `name` and the error as `error_name`, by default `<name>_standard_error`."""
     return {name: self.mean, error_name or f"{name}_standard_error": self.standard_error}
 
   def interval(self, level: float = LEVEL) -> tuple[float, float]:
@@ -189,8 +189,8 @@ class Difference(NamedTuple):
 
   `estimate` and its interval are those of this difference alone. `adjusted_p_value` and `verdict`
   hold for all differences together: where none exists, the chance that any verdict is other than
-  "not resolved" is 5%. All `simultaneous_interval`s cover at once in 95% of cases; they are longer
-  than the verdict needs.
+  "not resolved" is 5%. All of `simultaneous_interval` cover at once in 95% of cases; they are
+  longer than the verdict needs.
   """
 
   first: int

@@ -20,7 +20,7 @@ from inversion_jax.machine.errors import UserError
 from inversion_jax.models.likelihoods import Likelihood
 
 HeadFn = Callable[[Int[Array, "B H W C"]], Float[Array, "B H W F"]]
-# `cached` was the fastest in every measurement (see the README's table), so "auto" is `cached` for
+# `cached` was the fastest in every measurement (see docs/sampling.md), so "auto" is `cached` for
 # networks that have it, and `fixed_point` for others.
 SAMPLERS = ("auto", "ancestral", "cached", "fixed_point")
 IMAGES_PER_SLOT = 4
