@@ -186,8 +186,8 @@ in h about them from below, by what a model of this kind can use.
 def _size(config):
   network, num_params = config["network"], config["num_params"]
   return (
-    f"{network['architecture']}: {network['num_filters']} filters, {network['num_blocks']} blocks "
-    f"at each of {network['num_scales']} scales, {num_params:,} parameters"
+    f"{network['architecture']}, filters {network['num_filters']}, blocks {network['num_blocks']}, "
+    f"scales {network['num_scales']}; {num_params:,} parameters"
   )
 
 

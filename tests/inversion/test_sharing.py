@@ -115,7 +115,7 @@ def test_the_card_says_what_the_model_is(finished, saved, tmp_path):
   for words in (
     "# p(x)\n",
     "\n\nOf nobody's images.\n\n| | |\n",
-    "pixelcnn++: 2 filters, 1 blocks at each of 1 scales",
+    "pixelcnn++, filters 2, blocks 1, scales 1; ",
     "| nats | not said |",
     f"4 steps of {Recipe().batch_size} images, 2 hours",
   ):
