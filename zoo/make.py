@@ -65,7 +65,7 @@ def configs() -> dict[str, ConfigDict]:
   """What is made, by the name of its folder."""
   digits = {f"digits_{layer}": config_lib.preset("digits", layer) for layer in LAYERS}
   mnist = config_lib.preset("mnist/14")
-  mnist.inverter.update({"num_steps": 600, "validate_every": 300})
+  mnist.inverter.update({"num_steps": 1_500, "validate_every": 500})
   mnist.data.update({"num_validation": 250, "num_test": 1_000})
   return {**digits, "digits_prior": config_lib.preset("digits"), "mnist_14_prior": mnist}
 
