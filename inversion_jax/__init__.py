@@ -12,6 +12,8 @@ of a sub-pixel, `Z` units of a representation. Pixels are `levels` (integers fro
 
 import importlib
 
+__version__ = "0.1.0"
+
 # Where each public name lives; loaded when it is asked for, so that importing costs nothing.
 _HOME = {
   "pairs": "features.pairs",

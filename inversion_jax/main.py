@@ -1,6 +1,7 @@
 """Runs one experiment from nothing to a report.
 
     python -m inversion_jax.main --config=configs/digits.py
+    inversion-jax --config=digits
 
 Every field of the configuration can be changed, as in --config.inverter.num_steps=1000. Run it
 again to go on where it was interrupted.
@@ -23,7 +24,7 @@ from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "File of configs/, with :smoke for a minute's version.", lock_config=True
+  "config", None, "File of configs/ or its name, with :smoke for a minute's.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of the run. Default: runs/<name of the config file>[_<variant>]."
@@ -86,17 +87,16 @@ def _workdir():
 
 def _parse_flags(argv):
   """Parses the command line; what is wrong with it ends in one sentence."""
-  path = _config_path(argv)
   # ml_collections warns of what ends in a sentence below.
   absl_logging.set_verbosity(absl_logging.ERROR)
+  path = None
   try:
-    if path and not path.is_file():
-      raise UserError(f"--config={path} {_what_is(path)}; give one of the files in configs/.")
+    argv, path = _with_file(argv)
     left_over = flags.FLAGS(argv, known_only=False)
     # ml_collections keeps an OSError of the file until the first field is looked at.
     getattr(flags.FLAGS["config"].value, "lock", None)
     if path is None and flags.FLAGS["config"].value is None:
-      raise UserError("--config is missing; give one of the files in configs/.")
+      raise UserError("--config is missing; give one of the files in configs/, or its name.")
     if len(left_over) > 1:
       raise UserError(f"{left_over[1]!r} is not a flag; did you mean --{left_over[1]}?")
     return left_over
@@ -106,17 +106,19 @@ def _parse_flags(argv):
     exit_with(_sentence_of(error, path))
 
 
-def _config_path(argv):
-  """The file that --config names, before absl has seen the command line; None without one."""
-  for word, following in zip(argv, [*argv[1:], ""], strict=True):
+def _with_file(argv):
+  """The command line with the path of the file that --config names, and that path if it does.
+
+  It is looked at before absl is, so that what is wrong with it ends in our words.
+  """
+  for place, word in enumerate(argv):
     name, is_whole, value = word.partition("=")
     if name in ("--config", "-config"):
-      return pathlib.Path((value if is_whole else following).partition(":")[0])
-  return None
-
-
-def _what_is(path):
-  return "is a folder" if path.is_dir() else "does not exist"
+      after = place + 1 if is_whole else place + 2
+      given, *variant = (value if is_whole else "".join(argv[place + 1 : after])).split(":", 1)
+      path = config_lib.file_of(given)
+      return [*argv[:place], f"{name}={':'.join([str(path), *variant])}", *argv[after:]], path
+  return argv, None
 
 
 def _sentence_of(error, path):

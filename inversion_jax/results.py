@@ -62,7 +62,7 @@ class Result:
   def figure(self) -> Figure:
     """A histogram of the nats of all images."""
     given = "" if self.layer == UNCONDITIONAL else f" | {self.layer}"
-    return figures.nats_figure(self.nats, self.nce._replace(mean=-self.nce.mean), given)
+    return figures.nats_figure(self.nats, -self.nce, given)
 
   def minus(self, other: "Result") -> Estimate:
     """NCE of this minus NCE of `other` in nats, paired image by image."""
@@ -126,7 +126,12 @@ class Comparison:
 
   def __str__(self) -> str:
     lines = [f"{name}: {result}" for name, result in self.results.items()]
-    return "\n".join([*lines, *map(self._words, self.differences)])
+    return "\n".join([*lines, *self._sentences()])
+
+  def _sentences(self):
+    """One for each pair of models, and why none has a verdict if that is so."""
+    reservations = {information.reservation(one.estimate.num) for one in self.differences}
+    return [*map(self._words, self.differences), *filter(None, reservations)]
 
   def _words(self, difference):
     names = list(self.results)
@@ -143,7 +148,7 @@ class Comparison:
       (name, page.with_error(result.nce), page.interval(result.nce), f"{result.bits_per_dim:.3f}")
       for name, result in self.results.items()
     ]
-    pairs = page.element("ul", *(page.element("li", self._words(one)) for one in self.differences))
+    pairs = page.element("ul", *(page.element("li", words) for words in self._sentences()))
     return page.table(header, cells) + pairs + _image_of(self.figure(), "NCE by model")
 
   def figure(self) -> Figure:

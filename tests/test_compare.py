@@ -88,7 +88,8 @@ def test_every_pair_has_its_difference_and_verdict(layers_dir):
     assert float(row["simultaneous_low_nats"]) < low < float(row["difference_nats"]) < high
     assert high < float(row["simultaneous_high_nats"])
     error = float(row["standard_error_nats"])
-    assert high - low == pytest.approx(2 * 1.959964 * error, rel=1e-5)
+    # Longer than by the normal law, as few images and skew have it.
+    assert 1.0 < (high - low) / (2 * 1.959964 * error) < 1.02
     assert float(row["adjusted_p_value"]) < 1e-4
     assert row["error_covers"] == "images"
 
@@ -215,10 +216,13 @@ def test_sources_widen_the_errors_of_pairs(tmp_path):
     assert run_compare(*runs) == 0
     (pair,) = read_csv(parent / "comparison" / "differences.csv")
     errors.append(float(pair["standard_error_nats"]))
+    assert (pair["verdict"] == "no verdict") == (per_source == 32)
   # 32 equal rows a source are one: sqrt(32) = 5.7, give or take what ten sources say.
   assert 3.5 < errors[1] / errors[0] < 8
   text = (parent / "comparison" / "report.html").read_text(encoding="utf-8")
   assert "come from 10 sources" in text
+  assert "No verdicts: 10 independent test images are too few" in text
+  assert "Every step is resolved" not in text
 
 
 def test_a_layer_above_its_upstream_is_flagged(tmp_path):

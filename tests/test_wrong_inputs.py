@@ -53,6 +53,9 @@ H = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
 COMMAND_LINE = {
   "no configuration": ((), "--config is missing; give one"),
   "no such file": (("--config=configs/nothing.py",), "nothing.py does not exist"),
+  "no such name": (("--config=digts:smoke",), "by its path or its name, such as digits, digits_"),
+  "a name like none": (("--config=zzz",), "zzz does not exist; give one of the files in configs/"),
+  "a name after a space": (("--config", "svhn_conv"), "such as svhn_conv"),
   "a folder": ((f"--config={ROOT}/configs",), "is a folder; give one of the files"),
   "a folder, and a field": ((f"--config={ROOT}/configs", "--config.seed=1"), "is a folder"),
   "an empty name": (("--config=",), "--config"),

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from inversion_jax.config.defaults import BEST_STEP, NO_LAYER, STORED_LAYER, default, is_file
+from inversion_jax.config.files import file_of
 from inversion_jax.config.presets import PRESETS, finish, for_layer, preset
 from inversion_jax.config.saved import (
   FREE_FIELDS,
@@ -24,6 +25,7 @@ __all__ = [
   "classifier_identity",
   "default",
   "differences",
+  "file_of",
   "finish",
   "for_layer",
   "inverter_field",

@@ -10,6 +10,7 @@ from inversion_jax.information.statistics import (
   mean_over_seeds,
   mean_with_error,
   paired_difference,
+  reservation,
   verdict,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
   "mean_over_seeds",
   "mean_with_error",
   "paired_difference",
+  "reservation",
   "verdict",
 ]

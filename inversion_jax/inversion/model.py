@@ -33,7 +33,8 @@ class Inversion:
 
   Attributes:
     inverter: the Flax module.
-    params: averaged parameters, and `live_params` those of the best step themselves.
+    params: averaged parameters, and `live_params` those of the best step themselves; a model that
+      is to be shared may do with the average alone, which is then both.
     observed: how h reaches it.
     layer: the name of its h, "none" for p(x).
     image_shape, num_levels: of its images.
@@ -221,7 +222,7 @@ class Inversion:
 
     return draw
 
-  def save(self, folder: str | pathlib.Path, *, result: Result | None = None):
+  def save(self, folder: str | pathlib.Path, *, result: Result | None = None, about: str = ""):
     """Leaves the model for others: `config.json`, `model.safetensors`, and a card, `README.md`.
 
         model.save("mine", result=model.evaluate(test))
@@ -230,13 +231,14 @@ class Inversion:
     Args:
       folder: made if need be; not that of a run.
       result: of its test pairs, for the card; None takes that of the model's run folder, if any.
+      about: what the card is to say besides, such as whose layer it is.
 
     Raises:
       UserError: the folder is that of a run, or cannot be written.
     """
     from inversion_jax.inversion import sharing
 
-    sharing.save(self, folder, result)
+    sharing.save(self, folder, result, about)
 
   def facts(self) -> dict[str, Any]:
     """What `summary.json` says of the model and its training."""

@@ -9,7 +9,6 @@ None of them is a pickle, so that a stranger's model runs no code of his.
 """
 
 import dataclasses
-import importlib.metadata
 import pathlib
 import subprocess
 from typing import Any
@@ -21,6 +20,8 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+import inversion_jax
+from inversion_jax import information
 from inversion_jax.features import noise
 from inversion_jax.features.wrappers import Standardiser
 from inversion_jax.fitting.training import Recipe
@@ -43,13 +44,15 @@ AVERAGED, LIVE, STATISTICS = "averaged", "live", "statistics"
 NOTED = ("step", "best_step", "stopped_early", "seconds")
 
 
-def save(model: Inversion, folder: str | pathlib.Path, result: Result | None = None):
+def save(
+  model: Inversion, folder: str | pathlib.Path, result: Result | None = None, about: str = ""
+):
   """Writes `config.json`, `model.safetensors` and a card, `README.md`; see `Inversion.save`."""
   folder = pathlib.Path(folder)
   path = folder / storage.CONFIG
   if path.exists() and storage.read_json(path).get("made_by") != MADE_BY_SAVE:
     raise UserError(f"{folder} is the folder of a run; choose another one to save the model in.")
-  config = _config(model, result)
+  config = _config(model, result) | {"about": about}
   try:
     storage.write_json(path, config, is_recorded=False)
     with storage.replacing(folder / WEIGHTS, is_recorded=False) as temporary:
@@ -66,13 +69,14 @@ def _config(model, result):
   channel = model.observed.channel
   return {
     "made_by": MADE_BY_SAVE,
-    "version": _version(),
+    "version": inversion_jax.__version__,
     "commit": _commit(),
     "layer": model.layer,
     "image_shape": list(model.image_shape),
     "num_levels": model.num_levels,
     "h_shape": None if model.h_shape is None else list(model.h_shape),
     "network": _network_fields(model.inverter),
+    "num_params": model.num_params,
     "channel": {"sigma": getattr(channel, "sigma", 0.0), "bits": getattr(channel, "bits", 0)},
     "recipe": dataclasses.asdict(model.recipe),
     "seed": model.seed,
@@ -102,27 +106,25 @@ def _facts(model, result):
     nce, data, num = result.nce, result.pairs.dataset, len(result.nats)
   elif model.folder and (model.folder / storage.SUMMARY).exists():
     summary = storage.read_json(model.folder / storage.SUMMARY)
-    nce = Estimate.read(summary, "nce_nats")
+    nats = storage.read_npz(model.folder / storage.NATS)
+    nce = information.mean_with_error(-nats["nats"], nats.get("source"))
     data, num = summary["dataset"], summary["num_test_images"]
   else:
     return None
-  return {"data": data, "num_test_images": num, **nce.fields("nce_nats")}
+  low, high = nce.interval()
+  ends = {"nce_nats_low": low, "nce_nats_high": high}
+  return {"data": data, "num_test_images": num, **nce.fields("nce_nats"), **ends}
 
 
 def _numbers(model):
-  """The arrays of a model by name."""
-  numbers = {AVERAGED: model.params, LIVE: model.live_params}
+  """The arrays of a model by name; where the live parameters are the average, they are once."""
+  numbers = {AVERAGED: model.params}
+  if model.live_params is not model.params:
+    numbers[LIVE] = model.live_params
   if model.observed.standardiser:
     numbers[STATISTICS] = model.observed.standardiser._asdict()
   flat = flatten_dict(numbers, sep="/")
   return {name: np.ascontiguousarray(leaf) for name, leaf in flat.items()}
-
-
-def _version():
-  try:
-    return importlib.metadata.version("inversion_jax")
-  except importlib.metadata.PackageNotFoundError:
-    return ""
 
 
 def _commit():
@@ -148,6 +150,7 @@ def card(config: dict[str, Any]) -> str:
     "data": result["data"] if result else "not said",
     "images": f"{height} x {width} x {colours}, {config['num_levels']} levels",
     "h": h,
+    "network": _size(config),
     "nats": _nats(result),
     "training": f"{note['best_step']:,} steps of {config['recipe']['batch_size']} images, "
     f"{note['seconds'] / 3600:.2g} hours",
@@ -155,6 +158,7 @@ def card(config: dict[str, Any]) -> str:
   }
   table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
   known = "" if is_prior else " given what a layer of a network knows of them"
+  about = f"\n{config['about']}\n" if config.get("about") else ""
   use = "model.sample(num=4)" if is_prior else "model.sample(h, num=4)"
   return f"""---
 library_name: inversion_jax
@@ -164,7 +168,7 @@ tags: [density-estimation, interpretability]
 # p(x{given})
 
 The density of images{known}, learnt by inversion_jax.
-
+{about}
 | | |
 |---|---|
 {table}
@@ -179,12 +183,20 @@ in h about them from below, by what a model of this kind can use.
 """
 
 
+def _size(config):
+  network, num_params = config["network"], config["num_params"]
+  return (
+    f"{network['architecture']}, filters {network['num_filters']}, blocks {network['num_blocks']}, "
+    f"scales {network['num_scales']}; {num_params:,} parameters"
+  )
+
+
 def _nats(result):
   if not result:
     return "not said"
-  nce = Estimate.read(result, "nce_nats")
+  nce, ends = Estimate.read(result, "nce_nats"), (result["nce_nats_low"], result["nce_nats_high"])
   return (
-    f"NCE {page.with_error(nce)} per image [95% {page.interval(nce)}], "
+    f"NCE {page.with_error(nce)} per image [95% {page.range_of(ends, nce)}], "
     f"{result['num_test_images']:,} test images"
   )
 
@@ -231,7 +243,7 @@ def loaded(folder: pathlib.Path) -> Inversion:
 def _with_numbers(model, channel, path):
   """`model` with the arrays of a file, which must be those of its network."""
   shapes = param_shapes(model.inverter, model.image_shape, model.h_shape)
-  expected = {AVERAGED: shapes, LIVE: shapes}
+  expected = {AVERAGED: shapes}
   if model.h_shape:
     statistics = jax.ShapeDtypeStruct(model.h_shape[-1:], jnp.float32)
     expected[STATISTICS] = dict.fromkeys(Standardiser._fields, statistics)
@@ -239,11 +251,16 @@ def _with_numbers(model, channel, path):
     found = safetensors.numpy.load_file(path)
   except (safetensors.SafetensorError, OSError) as error:
     raise UserError(f"{path} is missing or damaged; fetch the model again.") from error
+  if any(name.startswith(f"{LIVE}/") for name in found):
+    expected[LIVE] = shapes
   wanted = {name: leaf.shape for name, leaf in flatten_dict(expected, sep="/").items()}
   if {name: array.shape for name, array in found.items()} != wanted:
     raise UserError(f"{path} holds another network than its {storage.CONFIG}; fetch both again.")
   numbers = unflatten_dict(found, sep="/")
-  params, live = placement.put((numbers[AVERAGED], numbers[LIVE]), placement.data_parallel()[1])
+  params = placement.put(numbers[AVERAGED], placement.data_parallel()[1])
+  live = params
+  if LIVE in numbers:
+    live = placement.put(numbers[LIVE], placement.data_parallel()[1])
   observed = AS_IT_IS
   if model.h_shape:
     observed = Observed(Standardiser(**numbers[STATISTICS]), channel)

@@ -192,7 +192,7 @@ def _order_words(comparison: SideBySide, found) -> list[Any]:
   unresolved = [
     f"{first.layer} and {second.layer}"
     for place, (first, second) in enumerate(itertools.pairwise(layers))
-    if comparison.difference(place + 1, place).verdict == "not resolved"
+    if comparison.difference(place + 1, place).verdict != "lower"
   ]
   if unresolved:
     return [
@@ -237,7 +237,7 @@ def _absolute(comparison: SideBySide) -> Html:
   if not comparison.unconditional or not comparison.layers:
     return Html("")
   marginal = comparison.rows[marginal_place(comparison)].nce
-  entropy = marginal._replace(mean=-marginal.mean)
+  entropy = -marginal
   cells = [("H(x)", "upper bound", page.with_error(entropy), page.interval(entropy), _DASH)]
   for place in range(len(comparison.layers)):
     estimate = information_estimate(comparison, place)

@@ -234,7 +234,7 @@ def differences_figure(
     figure = Figure(figsize=(WIDTH, 1.6 + max(1.2, 0.52 * min(num, 16))), layout="constrained")
     axes = figure.subplots()
     for (row, column), cell in cells.items():
-      color = VERDICT_COLORS[cell.verdict]
+      color = VERDICT_COLORS.get(cell.verdict, VERDICT_COLORS["not resolved"])
       axes.add_patch(Rectangle((column - 0.48, row - 0.47), 0.96, 0.94, color=color, linewidth=0))
       if num <= 24:
         text = _cell_text(cell.estimate, with_error=num <= 12)

@@ -198,24 +198,23 @@ def _table(facts) -> Html:
   return Html(page.table(header, cells) + element("p", words, class_="legend"))
 
 
-def _estimate(row: Mapping[str, Any], name: str) -> information.Estimate:
-  return information.Estimate.read(row, name)
+def _estimate(row: Mapping[str, Any], name: str, num_images: int = 0) -> information.Estimate:
+  return information.Estimate.read(row, name, num=num_images)
 
 
 def _reading(facts) -> str:
   """What the numbers say, in sentences: each difference is paired by image."""
   rows = {row["method"]: row for row in facts["rows"]}
-  return " ".join(
-    filter(None, (_nearer(rows), _than_the_mean(rows), _repeats(rows), _nats_beside(rows)))
-  )
+  nearer = _nearer(rows, facts["num_images"])
+  return " ".join(filter(None, (nearer, _than_the_mean(rows), _repeats(rows), _nats_beside(rows))))
 
 
-def _nearer(rows):
+def _nearer(rows, num_images):
   name, sides = "feature_l1_to_original_minus_nearest", {}
   for key, row in rows.items():
     if name in row["differences"]:
-      low, high = _estimate(row["differences"], name).interval()
-      side = "nearer" if high < 0 else "farther" if low > 0 else "not resolved"
+      verdict = information.verdict(_estimate(row["differences"], name, num_images))
+      side = {"lower": "nearer", "higher": "farther"}.get(verdict, verdict)
       sides.setdefault(side, []).append(METHODS[key].heading)
   if not sides:
     return ""
@@ -278,6 +277,6 @@ def _line(facts, row: Mapping[str, Any]) -> dict[str, Any]:
     name: row["differences"] for name in row["differences"] if not name.endswith("_standard_error")
   }
   for name, where in values.items():
-    low, high = _estimate(where, name).interval()
+    low, high = _estimate(where, name, facts["num_images"]).interval()
     line |= {name: where[name], f"{name}_low": low, f"{name}_high": high}
   return line | {name: row[name] for name in COSTS}

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from inversion_jax import information
 from inversion_jax.machine import storage
 from inversion_jax.report import figures, page
 from inversion_jax.report.page import Html, element
@@ -66,8 +67,8 @@ def section(comparison: SideBySide, parent_dir: pathlib.Path) -> Html:
   path = parent_dir / storage.FIGURES / "differences.png"
   figures.save(figures.differences_figure(comparison.names, _cells(comparison)), path)
   caption = (
-    "Blue: the row scores higher; orange: lower; grey: the test images do not resolve it. ± is one"
-    " standard error."
+    "Blue: the row scores higher; orange: lower; grey: the test images do not resolve it, or are"
+    " too few. ± is one standard error."
   )
   table = _table(comparison)
   if len(comparison.differences) > _MAX_PAIRS:
@@ -124,9 +125,10 @@ def _legend(comparison: SideBySide) -> str:
     if num_sources < len(first.sources)
     else ""
   )
+  few = " ".join(["", *filter(None, {information.reservation(num_sources)})])
   seeds = sorted({_covers(comparison, each.first, each.second) for each in comparison.differences})
   return (
     f"Verdicts and p-values allow for looking at {num_pairs} pairs: if no two rows differed, the"
     " chance of any verdict other than not resolved would be 5% (step-down largest score, Romano"
-    f" & Wolf 2005). Paired image by image.{clusters} Errors cover {'; '.join(seeds)}."
+    f" & Wolf 2005).{few} Paired image by image.{clusters} Errors cover {'; '.join(seeds)}."
   )

@@ -105,7 +105,7 @@ def _opening(run: RunFiles) -> Html:
 
 def _headline(run: RunFiles) -> Html:
   summary = run.summary
-  nce = information.Estimate.read(summary, "nce_nats")
+  nce = run.nce
   live = summary.get("nce_live_nats")
   remark = "nats per image, ± one standard error"
   shown = [

@@ -72,8 +72,8 @@ def _heading(table: dict[str, Any]) -> str:
   return f"{table['dataset']} {table['layer']}"
 
 
-def _estimate(record: dict[str, Any]) -> information.Estimate:
-  return information.Estimate.read(record, "mean_l1", "standard_error")
+def _estimate(record: dict[str, Any], num_images: int = 0) -> information.Estimate:
+  return information.Estimate.read(record, "mean_l1", "standard_error", num=num_images)
 
 
 def _cell(table: dict[str, Any], name: str) -> Html:
@@ -122,7 +122,7 @@ def _differences(tables: Sequence[dict[str, Any]]) -> Html:
   rows = []
   for table in tables:
     for record in table["differences"]:
-      estimate = _estimate(record)
+      estimate = _estimate(record, table["num_images"])
       rows.append(
         (
           _heading(table),

@@ -3,9 +3,10 @@
 import re
 
 import pytest
-from run_examples import CONFIGS, edited, get_config
+from run_examples import CONFIGS, ROOT, edited, get_config
 
 from inversion_jax import config as config_lib
+from inversion_jax import main
 from inversion_jax.machine.errors import UserError
 from inversion_jax.runs import Run
 
@@ -19,6 +20,27 @@ def test_every_config_passes_the_checks(name, variant):
     assert config.data.name.startswith(dataset)
     assert config.representation.layer == ("" if layer == "prior" else layer)
     assert not kind or config.classifier.network.kind == kind[0]
+
+
+def test_a_configuration_is_found_by_its_path_or_its_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in CONFIGS:
+    path = ROOT / "configs" / f"{name}.py"
+    assert config_lib.file_of(name).samefile(path)
+    assert config_lib.file_of(str(path)) == path
+  # What lies here goes before what comes with the program.
+  (tmp_path / "digits").write_text("")
+  assert config_lib.file_of("digits").absolute() == tmp_path / "digits"
+  with pytest.raises(UserError, match=r"digits_fc does not exist; .* such as digits_fc3, digits"):
+    config_lib.file_of("digits_fc")
+
+
+@pytest.mark.parametrize("words", [["--config=digits_fc3:smoke"], ["-config", "digits_fc3:smoke"]])
+def test_the_command_line_may_name_a_configuration(words):
+  argv, path = main._with_file(["inversion-jax", *words, "--config.seed=1", "--config=other"])
+  assert path == config_lib.file_of("digits_fc3")
+  flag = words[0].partition("=")[0]
+  assert argv[1:] == [f"{flag}={path}:smoke", "--config.seed=1", "--config=other"]
 
 
 def test_the_paper_configs_have_the_settings_of_appendix_a():

@@ -30,13 +30,51 @@ def test_one_bit_a_pixel():
 def test_mean_and_error_of_a_known_set():
   # Deviations -2 -1 0 1 2: s^2 = 10 / 4, standard error sqrt(2.5 / 5).
   estimate = information.mean_with_error(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
-  assert estimate == pytest.approx((3.0, math.sqrt(0.5), 5, 0.0, math.inf))
+  assert estimate == pytest.approx((3.0, math.sqrt(0.5), 5, 0.0, math.inf, 0.0))
 
 
-def test_the_interval_is_the_normal_one():
-  estimate = information.Estimate(10.0, 2.0, 100)
+def test_the_interval_of_what_a_file_tells_is_the_normal_one():
+  estimate = information.Estimate(10.0, 2.0, 0)
   assert estimate.interval() == pytest.approx((10 - 3.919928, 10 + 3.919928))
   assert estimate.interval(0.6826895) == pytest.approx((8.0, 12.0))
+
+
+def test_the_interval_is_students():
+  # Quantiles at 97.5% of a table: 2.045230 for 29 degrees of freedom, 1.969537 for 249.
+  for num, quantile in ((30, 2.045230), (250, 1.969537)):
+    ends = information.Estimate(10.0, 2.0, num).interval()
+    assert ends == pytest.approx((10 - 2 * quantile, 10 + 2 * quantile), rel=1e-6)
+
+
+def test_under_skew_the_interval_is_longer_on_the_side_of_the_tail_alone():
+  values_N = np.random.default_rng(0).lognormal(size=40)
+  estimate = information.mean_with_error(values_N)
+  central_N = values_N - values_N.mean()
+  expected = (central_N**3).sum() / 40**3 / estimate.standard_error**3
+  assert estimate.skewness == pytest.approx(expected)
+  low, high = estimate.interval()
+  symmetric = estimate._replace(skewness=0.0).interval()
+  assert low == symmetric[0]
+  assert high > symmetric[1] + 0.1 * estimate.standard_error
+  # Hall's transformation takes the end to Student's quantile.
+  score = (high - estimate.mean) / estimate.standard_error
+  a = estimate.skewness
+  transformed = score - a * score**2 / 3 - a / 6 + a**2 * score**3 / 27
+  assert transformed == pytest.approx(2.022691, abs=1e-6)
+  turned = information.mean_with_error(-values_N)
+  assert turned == pytest.approx(-estimate)
+  assert turned.interval() == pytest.approx((-high, -low))
+
+
+@pytest.mark.parametrize("num_images", [30, 60])
+def test_intervals_of_few_skewed_images_cover(num_images):
+  rng, hits = np.random.default_rng(0), {"now": 0, "normal": 0}
+  for values_N in rng.lognormal(size=(1500, num_images)):
+    estimate = information.mean_with_error(values_N)
+    hits["now"] += covers(estimate, math.exp(0.5))
+    hits["normal"] += covers(estimate._replace(num=0, skewness=0.0), math.exp(0.5))
+  assert hits["now"] / 1500 >= 0.925
+  assert hits["normal"] / 1500 <= 0.915
 
 
 def test_clusters_of_one_row_change_nothing():
@@ -62,7 +100,7 @@ def test_copies_of_a_row_are_no_evidence():
 def test_clusters_may_differ_in_size():
   # Cluster sums of residuals around the mean 2: (1 - 2) + (2 - 2) = -1 and 3 - 2 = 1.
   estimate = information.mean_with_error(np.array([1.0, 2.0, 3.0]), np.array([4, 4, 9]))
-  assert estimate == pytest.approx((2.0, math.sqrt(2 * 2) / 3, 2, 0.0, math.inf))
+  assert estimate == pytest.approx((2.0, math.sqrt(2 * 2) / 3, 2, 0.0, math.inf, 0.0))
 
 
 def test_float32_nats_are_averaged_in_float64():
@@ -110,11 +148,25 @@ def test_clustered_intervals_cover_and_naive_ones_do_not():
   [(1.95, "not resolved"), (1.97, "higher"), (-1.95, "not resolved"), (-1.97, "lower")],
 )
 def test_verdicts_turn_at_95_percent(mean, expected):
-  assert information.verdict(information.Estimate(mean, 1.0, 100)) == expected
+  assert information.verdict(information.Estimate(mean, 1.0, 10**6)) == expected
+
+
+@pytest.mark.parametrize(
+  ("num", "expected"), [(2, "no verdict"), (29, "no verdict"), (30, "lower")]
+)
+def test_fewer_than_30_independent_images_get_no_verdict(num, expected):
+  values_N = -9.0 + np.random.default_rng(0).normal(size=3 * num)
+  sources_N = np.arange(3 * num) // 3
+  assert information.verdict(information.mean_with_error(values_N, sources_N)) == expected
+  (found,) = information.all_differences([values_N[None], np.zeros((1, 3 * num))], sources_N)
+  assert found.verdict == expected
+  sentence = information.reservation(found.estimate.num)
+  assert bool(sentence) == (expected == "no verdict")
+  assert not sentence or f"{num} independent test images" in sentence
 
 
 def test_a_model_against_itself_is_not_resolved():
-  nats_N = np.random.default_rng(0).normal(size=20)
+  nats_N = np.random.default_rng(0).normal(size=40)
   assert information.verdict(information.paired_difference(nats_N, nats_N)) == "not resolved"
 
 
@@ -224,9 +276,9 @@ def test_the_error_over_seeds_is_the_written_formula():
   # Means of the seeds 1, 2, 6: variance 7. Images around the mean: -1, 1, so s^2 = 2 and 2 / 2 = 1.
   values_SN = np.array([[0.0, 2.0], [1.0, 3.0], [5.0, 7.0]])
   estimate = information.mean_over_seeds(values_SN)
-  assert estimate == pytest.approx((3.0, math.sqrt(1 + 7 / 3), 2, math.sqrt(7 / 3), 2.0))
-  # Quantiles at 97.5%: normal 1.959964, Student's of two degrees 4.302653.
-  reach = math.hypot(1.959964, 4.302653 * math.sqrt(7 / 3))
+  assert estimate == pytest.approx((3.0, math.sqrt(1 + 7 / 3), 2, math.sqrt(7 / 3), 2.0, 0.0))
+  # Student's quantiles at 97.5%: of one degree of freedom 12.706205, of two 4.302653.
+  reach = math.hypot(12.706205, 4.302653 * math.sqrt(7 / 3))
   assert estimate.interval() == pytest.approx((3 - reach, 3 + reach), rel=1e-6)
 
 
@@ -237,7 +289,7 @@ def test_the_error_of_a_difference_adds_the_seeds_of_both_sides():
   # b: means 1 and 3, variance 2 over two seeds; Welch's degrees of freedom.
   seed_variance = 7 / 3 + 2 / 2
   degrees = seed_variance**2 / ((7 / 3) ** 2 / 2 + 1)
-  expected = (1.0, math.sqrt(1 + seed_variance), 2, math.sqrt(seed_variance), degrees)
+  expected = (1.0, math.sqrt(1 + seed_variance), 2, math.sqrt(seed_variance), degrees, 0.0)
   assert estimate == pytest.approx(expected)
 
 
@@ -254,6 +306,7 @@ def test_one_seed_is_the_paired_difference():
     information.Estimate(2.2, 1.0, 9),
     information.Estimate(-0.3, 1.0, 9),
     information.Estimate(9.0, 1.5, 9, 1.0, 1.7),
+    information.Estimate(-2.0, 1.0, 40, 0.0, math.inf, 0.6),
   ],
 )
 def test_the_interval_at_the_level_of_the_p_value_ends_at_zero(estimate):
@@ -263,7 +316,7 @@ def test_the_interval_at_the_level_of_the_p_value_ends_at_zero(estimate):
 
 def test_the_p_value_is_the_normal_one():
   # 2 (1 - Phi(2.5)), from a table.
-  assert information.Estimate(2.5, 1.0, 9).p_value == pytest.approx(0.012419, abs=1e-6)
+  assert information.Estimate(2.5, 1.0, 0).p_value == pytest.approx(0.012419, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +324,9 @@ def test_the_p_value_is_the_normal_one():
   [
     (information.Estimate(0.0, 1.0, 9), 1.0),
     (information.Estimate(0.0, 0.0, 9), 1.0),
-    (information.Estimate(-12.0, 1.0, 9), 1e-30),
+    (information.Estimate(-12.0, 1.0, 0), 1e-30),
+    # The interval of no length leaves this to the side of the tail.
+    (information.Estimate(-0.01, 1.0, 40, 0.0, math.inf, 0.6), 1.0),
     (information.Estimate(0.1, 0.0, 9), 1e-30),
   ],
 )
@@ -325,7 +380,8 @@ def test_the_law_of_the_largest_score_is_tukeys():
 
 
 def test_a_difference_can_be_turned_round():
-  (found,) = information.all_differences([np.full((1, 4), 3.0) + np.eye(4)[:1], np.zeros((1, 4))])
+  values_N = 3.0 + np.arange(40.0) % 3
+  (found,) = information.all_differences([values_N[None], np.zeros((1, 40))])
   turned = found.reversed()
   assert (found.verdict, turned.verdict) == ("higher", "lower")
   assert (turned.first, turned.second) == (1, 0)

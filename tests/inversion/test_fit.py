@@ -207,6 +207,7 @@ def test_models_are_compared_by_name(finished, mine, prior, tmp_path):
   assert "none (p(x))" in page
   assert "mine minus again: 0.00" in str(comparison)
   assert "mine minus p(x): " in comparison._repr_html_()
+  assert str(comparison).count("No verdicts: 21 independent test images are too few") == 1
   files = sorted(path.name for path in mine.folder.iterdir())
   assert "comparison.json" not in files
   again = ij.compare({"mine": mine}, {"mine": test})

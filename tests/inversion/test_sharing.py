@@ -84,6 +84,19 @@ def test_a_mixture_a_channel_and_a_prior_survive(tmp_path, finished):
     assert ij.load(tmp_path / "noisy").observed.channel == channel
 
 
+def test_the_average_may_be_saved_alone(tmp_path):
+  both = untrained()
+  both.save(tmp_path / "both")
+  dataclasses.replace(both, live_params=both.params).save(tmp_path / "average")
+  sizes = [(tmp_path / name / sharing.WEIGHTS).stat().st_size for name in ("both", "average")]
+  assert sizes[1] < 0.55 * sizes[0]
+  loaded = ij.load(tmp_path / "average")
+  assert loaded.live_params is loaded.params
+  assert_same_arrays(loaded.params, both.params)
+  loaded.save(tmp_path / "again")
+  assert (tmp_path / "again" / sharing.WEIGHTS).stat().st_size == sizes[1]
+
+
 def test_the_card_says_what_the_model_is(finished, saved, tmp_path):
   card = (saved / "README.md").read_text()
   summary = storage.read_json(finished.folder / "summary.json")
@@ -95,10 +108,14 @@ def test_the_card_says_what_the_model_is(finished, saved, tmp_path):
   commit = storage.read_json(saved / "config.json")["commit"]
   assert commit in card
   assert len(commit) == 40 or not (pathlib.Path(ij.__file__).parents[1] / ".git").exists()
-  untrained().save(tmp_path)
+  assert ij.load(saved).num_params == finished.model.num_params
+  assert f"{finished.model.num_params:,} parameters" in card
+  untrained().save(tmp_path, about="Of nobody's images.")
   card = (tmp_path / "README.md").read_text()
   for words in (
     "# p(x)\n",
+    "\n\nOf nobody's images.\n\n| | |\n",
+    "pixelcnn++, filters 2, blocks 1, scales 1; ",
     "| nats | not said |",
     f"4 steps of {Recipe().batch_size} images, 2 hours",
   ):

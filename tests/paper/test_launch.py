@@ -11,6 +11,8 @@ import warnings
 import pytest
 import yaml
 
+from inversion_jax import config as config_lib
+
 ROOT = pathlib.Path(__file__).parents[2]
 # Writes down its arguments and the start of what it was piped, and says what sbatch would.
 RECORDER = """#!{python}
@@ -171,7 +173,7 @@ def test_the_image_begins_with_files_that_are_there():
   assert {name for name, _ in lines} == known
   words = {name: json.loads(text) for name, text in lines if name in ("ENTRYPOINT", "CMD")}
   (config,) = words["CMD"]
-  assert (ROOT / config.removeprefix("--config=")).is_file()
+  assert config_lib.file_of(config.removeprefix("--config=")).is_file()
   assert words["ENTRYPOINT"] == ["python", "-m", "inversion_jax.main"]
   left_out = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
-  assert not {"configs", "inversion_jax", "setup.cfg", "README.md"} & set(left_out)
+  assert not {"configs", "inversion_jax", "setup.cfg", "setup.py", "README.md"} & set(left_out)
