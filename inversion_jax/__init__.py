@@ -25,6 +25,7 @@ _HOME = {
   "Inversion": "inversion",
   "Network": "inversion",
   "Result": "results",
+  "Codelength": "results",
   "Comparison": "results",
   "Estimate": "information",
   "Recipe": "fitting.training",

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import io
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,10 +15,68 @@ from matplotlib.figure import Figure
 from inversion_jax import information
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.information import Estimate
+from inversion_jax.information.codelength import FirstPass
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.report import figures, page
 from inversion_jax.report.files import UNCONDITIONAL
+
+# What a training may have begun with that the codelength of its first pass does not charge.
+PRIOR, DECODER, NOISE = "p(x)", "decoder", "noise"
+_NOT_CHARGED = {
+  PRIOR: "the p(x) that training began from, which had learnt these images",
+  DECODER: "the decoder that the reader began from, which had learnt these images",
+  NOISE: "fresh noise on the h of images that were told before",
+}
+_NEVER_CHARGED = "network and recipe, chosen before"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Codelength:
+  """What the training images cost before they were learnt, in one pass; prints as a sentence.
+
+  Attributes:
+    first_pass: image by image.
+    num_train_images: of the training set, of which the pass may have left some out.
+    begun_with: what else had been learnt, `PRIOR`, `DECODER` or `NOISE`.
+  """
+
+  first_pass: FirstPass
+  num_train_images: int
+  begun_with: Sequence[str] = ()
+
+  @property
+  def nats(self) -> float:
+    """Of all images of the pass together."""
+    return self.first_pass.total_nats
+
+  @property
+  def not_charged(self) -> list[str]:
+    """What it leaves out, in words."""
+    return [*(_NOT_CHARGED[name] for name in self.begun_with), _NEVER_CHARGED]
+
+  def __str__(self) -> str:
+    told = self.first_pass
+    part = "all" if len(told) == self.num_train_images else f"{len(told):,} of the"
+    return (
+      f"Codelength {page.with_error(told.per_image)} nats per image, {self.nats:,.0f} in all, of "
+      f"{part} {self.num_train_images:,} training images before each was learnt, "
+      f"{told.num_seen:,} of them with nothing known; not charged: {'; '.join(self.not_charged)}"
+    )
+
+  def saved_over(self, other: "Codelength") -> Estimate:
+    """Nats per image that it is shorter than `other`, such as that of p(x)."""
+    return self.first_pass.saved_over(other.first_pass)
+
+  def facts(self) -> dict[str, Any]:
+    """What `summary.json` says of it."""
+    return {
+      "codelength_nats": self.nats,
+      **self.first_pass.per_image.fields("codelength_nats_per_image"),
+      "codelength_num_images": len(self.first_pass),
+      "num_train_images": self.num_train_images,
+      "codelength_not_charged": self.not_charged,
+    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import pytest
 from run_examples import FILES, ROOT, command, edited, get_config, run_stages, smaller
 
 from inversion_jax import inversion, main
-from inversion_jax.fitting import sessions
+from inversion_jax.fitting import first_pass, sessions
 from inversion_jax.machine import processes, storage
 from inversion_jax.machine.checkpoints import Checkpoints
 from inversion_jax.machine.errors import UserError
@@ -65,6 +65,10 @@ def assert_like_one_device(folder, by_one_device, data_dir):
   assert storage.read_json(folder / "summary.json")["devices"].startswith("8 x")
   nats = [storage.read_npz(of / "nats.npz")["nats"] for of in (folder, by_one_device)]
   np.testing.assert_allclose(*nats, atol=1e-3)
+  ours, theirs = (first_pass.read(of / storage.CODELENGTH) for of in (folder, by_one_device))
+  assert len(ours) == 256
+  assert ours.is_told_as(theirs)
+  np.testing.assert_allclose(ours.nats, theirs.nats, atol=1e-2)
   states = [training_state(of, data_dir) for of in (folder, by_one_device)]
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *states)
   # A parameter that differs by rounding can change a level, and with it what comes after.

@@ -22,7 +22,8 @@ LADDER = [
     "machine.compilation",
   ),
   *("data.images", "data.batches", "data.datasets", "data.reduced", "data.loading"),
-  *("information.statistics", "information.diversity", "information.neighbours"),
+  *("information.statistics", "information.codelength", "information.diversity"),
+  "information.neighbours",
   *(
     "features.deconvnets",
     "features.classifiers",
@@ -41,7 +42,8 @@ LADDER = [
   *("models.contexts", "models.inverters", "models.widening", "models.decoders", "models.gans"),
   "models.perceptual",
   *("models.optimisation", "models.sampling"),
-  *("fitting.costs", "fitting.scoring", "fitting.training", "fitting.sessions"),
+  *("fitting.costs", "fitting.scoring", "fitting.training", "fitting.first_pass"),
+  "fitting.sessions",
   *(
     "report",
     "results",

@@ -66,6 +66,8 @@ def default() -> ConfigDict:
   # Whether the reader begins from the run's decoder, trained before: stages decoder, inverter. Both
   # need the same parts: decoder.network.residual, and its filters, blocks, scales and units.
   config.inverter.start_reader_from_decoder = False
+  # Whether every image of the first pass is scored before it is learnt: one forward pass more.
+  config.inverter.codelength = True
   config.inverter.network = ConfigDict(
     {
       "num_filters": 64,

@@ -112,7 +112,7 @@ def use_digits(config: ConfigDict):
     }
   )
   _train_rivals_of_digits(config)
-  config.evaluate.batch_size = 250
+  config.evaluate.batch_size = 64  # as the inverter's, so that one program scores all
 
 
 def use_mnist_14(config: ConfigDict):

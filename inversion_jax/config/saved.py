@@ -17,6 +17,7 @@ FREE_FIELDS = (
   *(f"{section}.{field}" for section in MODELS for field in inversion.FREE_FIELDS),
   "gan.entropy_weights",
   "inverter.filter_multiple",
+  "inverter.codelength",
   "inverter.network.remat",
   "evaluate.batch_size",
   "brackets.sigmas",

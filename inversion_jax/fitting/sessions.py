@@ -15,7 +15,9 @@ from jaxtyping import Array, Int
 
 from inversion_jax.data import batches
 from inversion_jax.fitting import costs, training
+from inversion_jax.fitting.first_pass import Recorder, Scored
 from inversion_jax.fitting.training import Recipe, TrainState
+from inversion_jax.information.codelength import FirstPass
 from inversion_jax.machine import compilation, notes, placement
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.metrics import MetricsLog, Records
@@ -43,6 +45,7 @@ class Subject:
     start_from: parameters to begin with, made from the initialised ones; None leaves those.
     advice: what a user can do if a step does not fit into memory.
     facts: what the note of it says besides where training ended.
+    scored: what is scored before it is learnt, in the first pass; None is nothing.
   """
 
   name: str
@@ -58,14 +61,19 @@ class Subject:
   start_from: Callable[[Any], Any] | None = None
   advice: str = "raise num_microbatches or lower batch_size"
   facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  scored: Scored | None = None
 
 
 class Trained(NamedTuple):
-  """Where training ended: averaged and live parameters of the best step, and the note of it."""
+  """Where training ended: averaged and live parameters of the best step, and the note of it.
+
+  And what the images cost before they were learnt, if that was asked for and is known.
+  """
 
   ema_params: Any
   params: Any
   note: dict[str, Any]
+  first_pass: FirstPass | None = None
 
 
 def train(
@@ -100,7 +108,8 @@ def train(
     first_step, state = kept.restore_newest(shape) or (None, None)
     log = stack.enter_context(_log(subject, folder, first_step))
     shown = stack.enter_context(track(subject.name, recipe.num_steps, initial=first_step or 0))
-    session = _Session(subject, recipe, kept, log, shown, first_step or 0)
+    recorder = _recorder(subject, rows_fn, recipe, folder, first_step or 0)
+    session = _Session(subject, recipe, kept, log, shown, recorder, first_step or 0)
     state = session.begin(root_key) if state is None else session.go_on(state)
     if not session.is_over(session.last_step):
       state = training.fit(
@@ -114,6 +123,7 @@ def train(
         on_log=session.on_log,
         on_validate=session.on_validate,
         on_stop=session.on_stop,
+        before_step=session.before_step,
       )
     best_step, best_value = kept.best()
     best = kept.restore_parts(best_step, {"ema_params": shape.ema_params, "params": shape.params})
@@ -127,7 +137,8 @@ def train(
   if folder:
     note["seconds"] += notes.read(folder).get(subject.name, {}).get("seconds", 0.0)
     notes.write(folder, subject.name, note)
-  return Trained(best["ema_params"], best["params"], note | {"best_value": best_value})
+  note |= {"best_value": best_value}
+  return Trained(best["ema_params"], best["params"], note, recorder and recorder.first_pass())
 
 
 def is_finished(folder: pathlib.Path, name: str, num_steps: int) -> bool:
@@ -196,6 +207,13 @@ def _log(subject, folder, first_step):
   return MetricsLog(folder, subject.name, NOTHING_LOGGED if first_step is None else first_step)
 
 
+def _recorder(subject, rows_fn, recipe, folder, from_step):
+  if subject.scored is None:
+    return None
+  num_steps = subject.num_images // recipe.batch_size
+  return Recorder(subject.scored, rows_fn, num_steps, folder, from_step)
+
+
 def _say_memory(subject, step_fn, shape, batch):
   """Says what a step needs before anything is trained, or that it will not fit."""
   num_bytes = step_fn.memory_bytes(shape, batch)
@@ -241,9 +259,18 @@ class _InMemory:
 class _Session:
   """What happens around the steps: log, progress, validation, checkpoints, early stopping."""
 
-  def __init__(self, subject: Subject, recipe: Recipe, kept, log: Records, shown, first_step: int):
+  def __init__(
+    self,
+    subject: Subject,
+    recipe: Recipe,
+    kept,
+    log: Records,
+    shown,
+    recorder: Recorder | None,
+    first_step: int,
+  ):
     self.subject, self.recipe = subject, recipe
-    self.kept, self.log, self.shown = kept, log, shown
+    self.kept, self.log, self.shown, self.recorder = kept, log, shown, recorder
     self.last_step = first_step
     self.last_time = None
     # As if all sessions of this model were one.
@@ -259,6 +286,11 @@ class _Session:
     """A state that was saved, as it is."""
     say("%s: goes on from step %d", self.subject.name, self.last_step)
     return state
+
+  def before_step(self, step: int, state: TrainState):
+    """Scores what the step is to learn from."""
+    if self.recorder:
+      self.recorder.before_step(step, state)
 
   def on_log(self, step: int, values: dict[str, float]):
     """Writes a line of metrics and moves the progress."""
@@ -295,7 +327,7 @@ class _Session:
 
   def on_stop(self, step: int, state: TrainState):
     """Saves, unless a validation just has."""
-    self.kept.save(step, state, None)
+    self._save(step, state, None)
     self.log.flush()
     say("%s: stops after step %d, which is saved", self.subject.name, step)
 
@@ -309,5 +341,10 @@ class _Session:
       )
     self.log.write(step, {**metrics, "seconds": seconds})
     self.log.flush()
-    self.kept.save(step, state, float(value))
+    self._save(step, state, float(value))
     return value
+
+  def _save(self, step, state, value):
+    if self.recorder:
+      self.recorder.keep()
+    self.kept.save(step, state, value)

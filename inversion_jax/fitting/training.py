@@ -301,6 +301,7 @@ def fit(
   on_log: Callable[[int, Mapping[str, float]], None],
   on_validate: Callable[[int, TrainState], bool],
   on_stop: Callable[[int, TrainState], None],
+  before_step: Callable[[int, TrainState], None] = lambda step, state: None,
 ) -> TrainState:
   """Steps from where `state` stands to `recipe.num_steps`.
 
@@ -315,6 +316,7 @@ def fit(
     on_log: gets the step and its metrics on the host.
     on_validate: gets the step and the state, saves it, and says whether to stop early.
     on_stop: gets the step and the state, and saves it, before the program ends as it was asked to.
+    before_step: gets the step that comes, and the state that it begins with.
 
   Raises:
     UserError: a loss or gradient is not finite, or the loss has grown beyond return. The newest
@@ -322,6 +324,7 @@ def fit(
   """
   with stopping.stepping():
     for step in range(int(state.step) + 1, recipe.num_steps + 1):
+      before_step(step, state)
       state, metrics = step_fn(state, batch_fn(step - 1))
       is_validation = (
         step % recipe.validate_every == 0 or step == recipe.num_steps or step in milestones

@@ -13,7 +13,7 @@ from inversion_jax.features import checks
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import sessions
 from inversion_jax.fitting.training import Recipe, TrainState
-from inversion_jax.inversion import folders
+from inversion_jax.inversion import first_pass, folders
 from inversion_jax.inversion.folders import NAME
 from inversion_jax.inversion.model import Inversion, pixel_nats, words_of
 from inversion_jax.inversion.networks import Network, initial_params, suited
@@ -23,11 +23,11 @@ from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
 from inversion_jax.models.inverters import amortised, from_decoder
 from inversion_jax.models.widening import apply_widened
-from inversion_jax.results import UNCONDITIONAL
+from inversion_jax.results import DECODER, NOISE, PRIOR, UNCONDITIONAL
 
 # Enough images for the statistics that set scale and bias of every layer.
 NUM_INIT_IMAGES = 128
-BATCH_SIZE = 250
+BATCH_SIZE = 128
 
 
 def subject(
@@ -40,6 +40,7 @@ def subject(
   start_from: Inversion | None = None,
   decoder_params: Any = None,
   batch_size: int = BATCH_SIZE,
+  codelength: bool = True,
 ) -> sessions.Subject:
   """What the training of an inverter is: its beginning, its loss, its data, its validation.
 
@@ -48,6 +49,8 @@ def subject(
   inverter = network.inverter(train.num_levels, train.image_shape[-1])
   root_key = jax.random.key(seed)
   clean, held_out = observed.clean(train), observed.scored(validation, root_key)
+  seen = observed.scored(train, root_key)
+  first = first_batch(seen)
 
   def loss_fn(params, batch, dropout_key):
     z = None if batch["h"] is None else observed.fresh(batch["h"], dropout_key)
@@ -70,7 +73,7 @@ def subject(
   return sessions.Subject(
     name=NAME,
     init_fn=functools.partial(initial_params, inverter),
-    first_batch=first_batch(observed.scored(train, root_key)),
+    first_batch=first,
     loss_fn=loss_fn,
     batch_fn=clean.batch,
     num_images=len(train),
@@ -81,8 +84,21 @@ def subject(
       "image_shape": list(train.image_shape),
       "num_levels": train.num_levels,
       "h_shape": list(train.features.shape) if train.features else None,
+      "num_train_images": len(train),
+      "begun_with": _begun_with(start_from, decoder_params, observed),
     },
+    scored=first_pass.scored(seen, inverter, len(first[0]), batch_size) if codelength else None,
   )
+
+
+def _begun_with(start_from, decoder_params, observed):
+  """What the codelength of the first pass does not charge."""
+  is_there = {
+    PRIOR: start_from is not None,
+    DECODER: decoder_params is not None,
+    NOISE: observed.channel is not None,
+  }
+  return [name for name, is_so in is_there.items() if is_so]
 
 
 def _start_fn(start_from, decoder_params):
@@ -115,6 +131,7 @@ def fitted(
   start_from: Inversion | None = None,
   decoder_params: Any = None,
   batch_size: int = BATCH_SIZE,
+  codelength: bool = True,
 ) -> Inversion:
   """Trains an inverter as it is told, without defaults or checks of what it is given.
 
@@ -128,6 +145,7 @@ def fitted(
     start_from: a trained p(x) of the same network, whose function it begins with.
     decoder_params: of a trained decoder of the reader's parts, with which the reader begins.
     batch_size: of validation and scoring.
+    codelength: whether every image of the first pass is scored before it is learnt.
   """
   if folder and sessions.is_finished(folder, NAME, recipe.num_steps):
     # Nothing is compiled to find that nothing is left to do.
@@ -148,6 +166,7 @@ def fitted(
     start_from=start_from,
     decoder_params=decoder_params,
     batch_size=batch_size,
+    codelength=codelength,
   )
   trained = sessions.train(learnt, recipe, seed=seed, folder=folder)
   return Inversion(
@@ -164,6 +183,7 @@ def fitted(
     recipe=recipe,
     batch_size=batch_size,
     folder=folder,
+    first_pass=trained.first_pass,
   )
 
 
@@ -177,6 +197,7 @@ def fit(
   num_steps: int | None = None,
   start_from: Inversion | None = None,
   seed: int = 0,
+  codelength: bool = True,
   quiet: bool = False,
 ) -> Inversion:
   """Learns p(x | h) of the images and features in `train`, or p(x) where they have no h.
@@ -192,6 +213,7 @@ def fit(
     num_steps: in the place of the recipe's.
     start_from: a fitted p(x) to begin from.
     seed: of everything random.
+    codelength: score every image of the first pass before it is learnt, see `Inversion.codelength`.
     quiet: show no progress.
 
   Raises:
@@ -230,6 +252,7 @@ def fit(
       seed=seed,
       folder=folder,
       start_from=start_from,
+      codelength=codelength,
     )
   return dataclasses.replace(model, train=frozenset(seen))
 

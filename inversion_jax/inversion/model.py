@@ -14,15 +14,17 @@ from jaxtyping import Float, Int, Shaped, UInt8
 
 from inversion_jax.features import checks, pairs, sources
 from inversion_jax.features.pairs import Pairs
+from inversion_jax.fitting import first_pass as first_passes
 from inversion_jax.fitting import scoring, training
 from inversion_jax.fitting.training import Recipe
+from inversion_jax.information.codelength import FirstPass
 from inversion_jax.inversion.observed import Observed
 from inversion_jax.machine import compilation, locks, notes, placement, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import track
 from inversion_jax.models import sampling
 from inversion_jax.models.inverters import Inverter
-from inversion_jax.results import Result
+from inversion_jax.results import Codelength, Result
 
 NAME = "inverter"
 
@@ -45,6 +47,7 @@ class Inversion:
     batch_size: images at a time for scoring.
     folder: where results are kept; None keeps them in memory.
     train: fingerprints of what it was trained on, if it was trained now.
+    first_pass: what the training images cost before they were learnt, if it was trained now.
   """
 
   inverter: Inverter
@@ -61,6 +64,7 @@ class Inversion:
   batch_size: int = 250
   folder: pathlib.Path | None = None
   train: frozenset[int] = frozenset()
+  first_pass: FirstPass | None = None
 
   def __repr__(self) -> str:
     given = "p(x)" if self.h_shape is None else f"p(x | {self.layer} {self.h_shape})"
@@ -71,6 +75,19 @@ class Inversion:
   def num_params(self) -> int:
     """Numbers that were learnt."""
     return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+  @functools.cached_property
+  def codelength(self) -> Codelength | None:
+    """What the training images cost before they were learnt, in the first pass over them.
+
+    None where that was not kept.
+    """
+    first_pass, path = self.first_pass, self.folder and self.folder / storage.CODELENGTH
+    if first_pass is None and path and path.exists():
+      first_pass = first_passes.read(path)
+    if first_pass is None:
+      return None
+    return Codelength(first_pass, self.note["num_train_images"], self.note["begun_with"])
 
   def evaluate(self, test: Pairs, *, num_maps: int = 1_000, save: bool = True) -> Result:
     """Scores pairs it was not trained on, each once.
@@ -249,6 +266,7 @@ class Inversion:
       "inverter_batch_size": self.recipe.batch_size,
       "train_images_per_second": _train_images_per_second(self.folder),
       "reader": self.inverter.context if self.h_shape else None,
+      **(self.codelength.facts() if self.codelength else {}),
       "dtype": jnp.dtype(self.inverter.dtype).name,
       "seed": self.seed,
       "seconds": {stage: note["seconds"] for stage, note in notes.read(self.folder).items()}
@@ -289,9 +307,11 @@ def mapped_rows(num_images: int, num_maps: int) -> Int[np.ndarray, " n"]:
   return np.sort(np.random.default_rng(0).permutation(num_images)[:num_maps])
 
 
-# Kept, so that validation and evaluation share what was compiled.
+# Kept, so that the first pass, validation and evaluation share what was compiled.
 @functools.lru_cache(maxsize=4)
-def _pixel_scorer(inverter: Inverter) -> Callable:
+def pixel_scorer(inverter: Inverter) -> Callable:
+  """Compiled: (params, images, h) to -log p(pixel | pixels before it, h), (B, H, W)."""
+
   def score_batch(params, images_BHWC, z):
     return -inverter.apply({"params": params}, images_BHWC, z)
 
@@ -309,7 +329,7 @@ def pixel_nats(
 
   Their sum over an image is its -log p(x | h). `seen` has h as the inverter sees it.
   """
-  score_batch = _pixel_scorer(inverter)
+  score_batch = pixel_scorer(inverter)
 
   def score_rows(rows_B):
     batch = seen.batch(rows_B)

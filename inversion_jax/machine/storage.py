@@ -28,6 +28,7 @@ NATS = "nats.npz"
 MAPS = "maps.npz"
 SAMPLES = "samples.npz"
 SUMMARY = "summary.json"
+CODELENGTH = "codelength.npz"
 NEIGHBOURS = "neighbours.npz"
 TABLE_1 = "neighbours.json"
 CHECKS = "checks.json"
@@ -47,6 +48,7 @@ _AFTER_DELETION = {
   CONFIG: "which writes it again",
   NOTES: "which notes again what is finished, and trains nothing that is",
   METRICS: "which does without: the curves of training until now are lost, and nothing else",
+  CODELENGTH: "which does without: the codelength of the first pass is lost, and nothing else",
 }
 
 

@@ -24,6 +24,7 @@ NOT_THE_MODEL = (
   "*.log_every",
   "*.num_microbatches",
   "inverter.filter_multiple",
+  "inverter.codelength",
   "inverter.network.remat",
   "decoder.*",
   "gan.*",

@@ -55,6 +55,7 @@ def train(run: Run):
     start_from=marginal and marginal.model,
     decoder_params=_decoder_params(run),
     batch_size=run.eval_batch_size,
+    codelength=run.config.inverter.codelength,
   )
 
 
