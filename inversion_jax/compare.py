@@ -9,7 +9,9 @@ one row, whose error includes the seed; an unconditional run (no layer) gives an
 The output folder gets comparison.json and comparison.csv (one row a run), differences.csv (one row
 a pair: difference in nats per image, 95% interval, adjusted p-value, verdict), figures/ and
 report.html, where test images are sorted and picked; with an unconditional run also pointwise.csv
-(one row a test image: log p(x | h) - log p(x) in nats for each layer). No model is loaded.
+(one row a test image: log p(x | h) - log p(x) in nats for each layer), and of runs that kept their
+first pass codelength.csv (one row a run: codelength, what h saved over p(x), images until the
+target). No model is loaded.
 
 From Python, `ij.compare({"mine": model, "p(x)": prior}, test)` compares models; see
 `inversion.compare`.
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   given = _parser().parse_args(arguments)
   output = given.output or given.runs[0].resolve().parent / "comparison"
   with as_sentences(output, "--output"):
-    _compare(given.runs, output)
+    _compare(given.runs, output, given.epsilon)
   print(f"The report is {output / storage.REPORT}")
 
 
@@ -40,14 +42,21 @@ def _parser():
   parser.add_argument(
     "--output", type=pathlib.Path, help="default: comparison, next to the first run"
   )
+  parser.add_argument(
+    "--epsilon",
+    type=float,
+    default=0.0,
+    metavar="NATS",
+    help="count images until the next one costs so many nats more than it does the trained p(x)",
+  )
   return parser
 
 
-def _compare(run_dirs, output):
+def _compare(run_dirs, output, epsilon_nats):
   _check(run_dirs)
   if (output / storage.CONFIG).exists():
     raise UserError(f"{output} is the folder of a run; choose another --output.")
-  report.write_comparison(output, run_dirs)
+  report.write_comparison(output, run_dirs, epsilon_nats)
 
 
 def _check(run_dirs: Sequence[pathlib.Path]):

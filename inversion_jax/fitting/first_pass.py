@@ -79,7 +79,7 @@ class Recorder:
     """
     self._fetch()
     if self._is_new and self._path and not self._is_lost:
-      storage.write_npz(self._path, vars(self.first_pass()))
+      storage.write_npz(self._path, self.first_pass().arrays)
     self._is_new = False
 
   def first_pass(self) -> FirstPass | None:

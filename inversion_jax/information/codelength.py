@@ -84,6 +84,11 @@ class FirstPass:
       raise ValueError("it has no images")
     return cls(**arrays)
 
+  @property
+  def arrays(self) -> dict[str, np.ndarray]:
+    """All of it by name, as `of` takes it."""
+    return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
   def __len__(self) -> int:
     return len(self.nats)
 
@@ -104,7 +109,7 @@ class FirstPass:
 
   def first(self, num: int) -> "FirstPass":
     """The first images alone."""
-    return FirstPass(*(getattr(self, field.name)[:num] for field in dataclasses.fields(self)))
+    return FirstPass(*(array[:num] for array in self.arrays.values()))
 
   def is_told_as(self, other: "FirstPass") -> bool:
     """Whether both were told the same images in the same order, as far as both go."""

@@ -73,5 +73,7 @@ def _write_owned(comparison, models, output):
     storage.write_json(folder / storage.CONFIG, config)
     layer = result.layer if result.layer == UNCONDITIONAL else name
     result.save(folder, {**model.facts(), "layer": layer})
+    if model.codelength:
+      storage.write_npz(folder / storage.CODELENGTH, model.codelength.first_pass.arrays)
     folders.append(folder)
   report.write_comparison(output, folders)

@@ -12,7 +12,7 @@ import numpy as np
 
 from inversion_jax import information
 from inversion_jax.machine import locks, storage
-from inversion_jax.report import explorer, figures, gains, page, pairs, pictures
+from inversion_jax.report import explorer, figures, gains, learning, page, pairs, pictures
 from inversion_jax.report.files import RunFiles, read_run
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.rows import (
@@ -32,17 +32,21 @@ _MAX_IMAGES = 12
 _DASH = "\N{EM DASH}"
 
 
-def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path]) -> None:
+def write_comparison(
+  parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path], epsilon_nats: float = 0.0
+) -> None:
   """Writes tables, `figures/` and `report.html` into `parent_dir`.
 
   `comparison.json` and `comparison.csv` hold one row a run, `differences.csv` one a pair of them,
-  `pointwise.csv` one a test image if there is an unconditional run.
+  `pointwise.csv` one a test image if there is an unconditional run, `codelength.csv` one a row that
+  has kept its first pass.
 
   Args:
     parent_dir: where the comparison goes, usually the folder above the runs.
     run_dirs: evaluated runs of one test set, from the input of the network to its output. Runs of
       the unconditional model may stand anywhere and are shown last; runs that differ only in
       their seed are one row.
+    epsilon_nats: added to what `learning.target_of` counts images until.
 
   Raises:
     UserError: a run lacks its results, the runs were evaluated on different test images, or another
@@ -50,16 +54,17 @@ def write_comparison(parent_dir: pathlib.Path, run_dirs: Iterable[pathlib.Path])
   """
   comparison = side_by_side([read_run(run_dir) for run_dir in run_dirs])
   with locks.owned(parent_dir):
-    _write(comparison, parent_dir)
+    _write(comparison, parent_dir, epsilon_nats)
 
 
-def _write(comparison: SideBySide, parent_dir: pathlib.Path):
+def _write(comparison: SideBySide, parent_dir: pathlib.Path, epsilon_nats: float):
   rows = comparison_rows(comparison, parent_dir)
   explored = explorer.section(comparison)
   storage.write_json(parent_dir / JSON, rows)
   storage.write_csv(parent_dir / CSV, rows[0], (row.values() for row in rows))
   pairs.write_differences(comparison, parent_dir)
   gains.write_pointwise(comparison, parent_dir)
+  learning.write_codelengths(comparison, parent_dir, epsilon_nats)
   parts = [
     _opening(comparison),
     _main_table(comparison, rows, parent_dir),
@@ -70,6 +75,7 @@ def _write(comparison: SideBySide, parent_dir: pathlib.Path):
     _nce_figure(comparison, rows, parent_dir),
     gains.section(comparison, parent_dir),
     pairs.section(comparison, parent_dir),
+    learning.section(comparison, parent_dir, epsilon_nats),
     _absolute(comparison),
     _other_numbers(comparison, rows),
   ]

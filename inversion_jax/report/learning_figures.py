@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from inversion_jax.information import LEVEL
 from inversion_jax.information.codelength import FirstPass
 from inversion_jax.report.figures import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, WIDTH
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from inversion_jax import information
 from inversion_jax.machine import storage
-from inversion_jax.report import answers, figures, gallery, page, pictures, table_1
+from inversion_jax.report import answers, figures, gallery, learning, page, pictures, table_1
 from inversion_jax.report.bounds import brackets_section
 from inversion_jax.report.files import UNCONDITIONAL, RunFiles, read_run, settings
 from inversion_jax.report.page import Html, element, number
@@ -38,6 +38,12 @@ _NAMES = {
   "inverter_num_params": ("parameters of the inverter", ""),
   "inverter_steps": ("inverter evaluated at step", ""),
   "inverter_train_steps": ("inverter trained until step", ""),
+  "codelength_nats": ("codelength of the first pass", "nats"),
+  "codelength_nats_per_image": ("codelength of the first pass", "nats per image"),
+  "codelength_nats_per_image_standard_error": ("its standard error", "nats per image"),
+  "codelength_num_images": ("images of the first pass", ""),
+  "num_train_images": ("training images", ""),
+  "codelength_not_charged": ("what the codelength does not charge", ""),
   "train_images_per_second": ("training speed", "images per second"),
   "seed": ("seed", ""),
   "seconds": ("time of each stage", "seconds"),
@@ -67,6 +73,7 @@ def write_run_report(run_dir: pathlib.Path) -> None:
     _brackets(run),
     answers.section(run),
     _training(run),
+    learning.single(run),
     page.section("Result in full", page.facts(_summary_rows(run.summary))),
     _configuration(run),
     _command(run),
