@@ -166,9 +166,11 @@ class Comparison:
 
   Attributes:
     results: by name, in their order.
+    codelengths: of those that kept their first pass, by the same names.
   """
 
   results: Mapping[str, Result]
+  codelengths: Mapping[str, Codelength] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     first, *others = self.results.values()
@@ -184,7 +186,7 @@ class Comparison:
 
   def __str__(self) -> str:
     lines = [f"{name}: {result}" for name, result in self.results.items()]
-    return "\n".join([*lines, *self._sentences()])
+    return "\n".join([*lines, *self._sentences(), *self._codelength_words()])
 
   def _sentences(self):
     """One for each pair of models, and why none has a verdict if that is so."""
@@ -199,6 +201,21 @@ class Comparison:
       f"[95% {page.interval(difference.estimate)}], {difference.verdict}"
     )
 
+  def _codelength_words(self):
+    """A line for each codelength, and what it is shorter than that of p(x)."""
+    priors = [
+      codelength
+      for name, codelength in self.codelengths.items()
+      if self.results[name].layer == UNCONDITIONAL
+    ]
+    for name, codelength in self.codelengths.items():
+      per_image = codelength.first_pass.per_image
+      words = f"{name}: codelength of the first pass {page.with_error(per_image)} nats per image"
+      if priors and codelength is not priors[0]:
+        saved = codelength.saved_over(priors[0])
+        words += f", {page.with_error(saved)} less than p(x) [95% {page.interval(saved)}]"
+      yield words
+
   def _repr_html_(self) -> str:
     """What a notebook shows: the table and the figure."""
     header = ("h", "NCE, nats per image", "95% interval", "bits per sub-pixel")
@@ -206,7 +223,8 @@ class Comparison:
       (name, page.with_error(result.nce), page.interval(result.nce), f"{result.bits_per_dim:.3f}")
       for name, result in self.results.items()
     ]
-    pairs = page.element("ul", *(page.element("li", words) for words in self._sentences()))
+    words = [*self._sentences(), *self._codelength_words()]
+    pairs = page.element("ul", *(page.element("li", one) for one in words))
     return page.table(header, cells) + pairs + _image_of(self.figure(), "NCE by model")
 
   def figure(self) -> Figure:

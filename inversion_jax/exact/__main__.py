@@ -3,20 +3,32 @@ r"""Measures the bound, and other estimators, where the true mutual information 
 python -m inversion_jax.exact --quick                          # every task, minutes on a laptop
 python -m inversion_jax.exact --task=ising,pool --output=runs/exact
 python -m inversion_jax.exact --brackets --quick --output=runs/exact   # through noise: both sides
+python -m inversion_jax.exact --codelength --quick --output=runs/exact   # while it learns
 """
 
 import argparse
 import pathlib
 from collections.abc import Sequence
 
-from inversion_jax.exact import curves, measure, others
+from inversion_jax.exact import codelength, curves, measure, others
 from inversion_jax.exact.tasks import TASKS
 from inversion_jax.machine import progress, storage
 from inversion_jax.machine.errors import Parser, as_sentences
 from inversion_jax.report.bounds import brackets_figure
 from inversion_jax.report.figures import save
+from inversion_jax.report.learning_figures import excess_figure
 
 BRACKETS_HEADER = ("task", "channel", "truth", "method", "kind", "nats", "standard error")
+CODELENGTHS = "codelengths.json"
+CODELENGTH_HEADER = (
+  "task",
+  "images",
+  "H(x | h)",
+  "L(x | h) / n",
+  "beyond the truth",
+  "the last of it",
+)
+CODELENGTH_HEADER += ("I(x; h)", "saved by h", "seconds")
 HEADER = ("task", "truth", "bound", "gap", "reached", "seconds")
 
 
@@ -28,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.output:
       # Not after minutes of training.
       given.output.mkdir(parents=True, exist_ok=True)
-    if given.brackets:
+    if given.codelength:
+      _run_codelengths(recipe, given)
+    elif given.brackets:
       _run_brackets(recipe, given)
     else:
       _run_tasks(recipe, given)
@@ -66,6 +80,34 @@ def _run_brackets(recipe, given):
     print(f"The numbers are in {given.output / storage.BRACKETS}, the figure beside it")
 
 
+def _run_codelengths(recipe, given):
+  all_told = []
+  for name in given.task:
+    progress.say("%s: preparing", name)
+    all_told.append(codelength.told(TASKS[name](), recipe, given.seed))
+    if given.output:
+      rows = [told.fields() for told in all_told]
+      storage.write_json(given.output / CODELENGTHS, rows)
+      curves_of = {told.task.name: told.excess.blocks for told in all_told}
+      save(excess_figure(curves_of), given.output / "codelengths.png")
+  print("Nats per image of images that are scored before they are learnt, each once.")
+  _print_rows([CODELENGTH_HEADER, *map(_codelength_cells, all_told)])
+  for told in all_told:
+    if not told.is_valid:
+      print(f"{told.task.name}: a codelength is below its entropy by over three standard errors.")
+  if given.output:
+    print(f"The numbers are in {given.output / CODELENGTHS}, the figure beside it")
+
+
+def _codelength_cells(told):
+  estimates = told.given_h.per_image, told.excess.per_image, told.last, told.saved
+  mean, excess, last, saved = (f"{one.mean:.3f} ± {one.standard_error:.3f}" for one in estimates)
+  conditional = f"{told.task.entropy_nats - told.task.truth_nats:.3f}"
+  counts = f"{len(told.given_h):,}", conditional
+  ends = f"{told.task.truth_nats:.3f}", saved, f"{told.seconds:.0f}"
+  return told.task.name, *counts, mean, excess, last, *ends
+
+
 def _bracket_cells(row):
   nats = "infinite" if row["nats"] is None else f"{row['nats']:.3f}"
   error = "none" if row["standard_error"] is None else f"{row['standard_error']:.3f}"
@@ -84,6 +126,11 @@ def _parser():
     "--brackets",
     action="store_true",
     help="instead of the tasks: known information through noise and few bits, from both sides",
+  )
+  parser.add_argument(
+    "--codelength",
+    action="store_true",
+    help="instead of the estimates: what images cost before they are learnt, beside the entropy",
   )
   parser.add_argument("--output", type=pathlib.Path, help="folder for exact.json")
   parser.add_argument("--seed", type=int, default=0, help="of the draws and of the training")

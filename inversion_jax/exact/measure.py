@@ -74,22 +74,9 @@ class Result:
 def measure(task: Task, recipe: training.Recipe = QUICK, seed: int = 0) -> Result:
   """Trains an inverter on fresh draws of the task, and scores it on others."""
   start = time.monotonic()
-  num_logs = round(recipe.num_steps * task.num_steps_factor / recipe.log_every)
-  num_steps = max(1, num_logs) * recipe.log_every
-  recipe = dataclasses.replace(recipe, num_steps=num_steps)
-  rng = np.random.default_rng((seed, 1))
-  train = task.draw(rng, recipe.num_steps * recipe.batch_size)
-  test, validation = task.draw(rng, NUM_TEST), task.draw(rng, NUM_VALIDATION)
-  model = inversion.fitted(
-    _pairs(task, train),
-    _pairs(task, validation),
-    NETWORK,
-    recipe,
-    seed=seed,
-    batch_size=BATCH_SIZE,
-  )
+  model, train, test = learnt(task, recipe, seed)
   seen = Draws(*(array[:NUM_TEST] for array in train))
-  nats_N, seen_nats_N = (model.nats(_pairs(task, draws)) for draws in (test, seen))
+  nats_N, seen_nats_N = (model.nats(pairs_of(task, draws)) for draws in (test, seen))
   return Result(
     task,
     gap=information.mean_with_error(test.log_prob_N + nats_N),
@@ -99,5 +86,41 @@ def measure(task: Task, recipe: training.Recipe = QUICK, seed: int = 0) -> Resul
   )
 
 
-def _pairs(task: Task, draws: Draws) -> Pairs:
+def learnt(
+  task: Task,
+  recipe: training.Recipe,
+  seed: int,
+  *,
+  with_h: bool = True,
+  codelength: bool = False,
+) -> tuple[inversion.Inversion, Draws, Draws]:
+  """An inverter trained on fresh draws, each seen once, with these draws and others to test it on.
+
+  Args:
+    task: what is drawn.
+    recipe: how it is trained; the task may need more steps.
+    seed: of the draws and of the training.
+    with_h: whether it sees h, or is p(x).
+    codelength: whether every draw is scored before it is learnt.
+  """
+  num_logs = round(recipe.num_steps * task.num_steps_factor / recipe.log_every)
+  num_steps = max(1, num_logs) * recipe.log_every
+  recipe = dataclasses.replace(recipe, num_steps=num_steps)
+  rng = np.random.default_rng((seed, 1))
+  train = task.draw(rng, recipe.num_steps * recipe.batch_size)
+  test, validation = task.draw(rng, NUM_TEST), task.draw(rng, NUM_VALIDATION)
+  given = [pairs_of(task, draws) for draws in (train, validation)]
+  model = inversion.fitted(
+    *(given if with_h else [of.without_h() for of in given]),
+    NETWORK,
+    recipe,
+    seed=seed,
+    batch_size=BATCH_SIZE,
+    codelength=codelength,
+  )
+  return model, train, test
+
+
+def pairs_of(task: Task, draws: Draws) -> Pairs:
+  """Draws as they are fitted and scored."""
   return pairs(draws.levels_NHWC, draws.h, num_levels=task.num_levels, name=task.name)

@@ -41,7 +41,8 @@ def compare(
     if not isinstance(model, Inversion):
       raise UserError(f"The model {name!r} is no fitted model but {type(model).__name__}.")
     results[name] = model.evaluate(_pairs_of(name, model, test), save=False)
-  comparison = Comparison(results)
+  codelengths = {name: model.codelength for name, model in models.items() if model.codelength}
+  comparison = Comparison(results, codelengths)
   if output is not None:
     _write(comparison, models, pathlib.Path(output))
   return comparison

@@ -25,6 +25,13 @@ _COLUMNS += tuple(f"{name}{end}" for name in _ESTIMATES for end in ("", "_low", 
 _COLUMNS += ("is_paired", "target_nats")
 _COLUMNS += tuple(f"{name}{end}" for name in _BOUNDED for end in ("", "_low", "_high"))
 _COLUMNS += ("is_target_reached", "not_charged")
+_MEANING = (
+  "NCE says what each model can use at the end of its training. The codelength also charges for"
+  " learning to read: every image of the first pass over the training images is scored before the"
+  " step that learns from it. The images until the target say how soon a layer is read: after so"
+  " many, the next one costs no more than the target; the surplus is what came together above it"
+  " until then."
+)
 
 
 class Row(NamedTuple):
@@ -196,20 +203,10 @@ def section(comparison: SideBySide, parent_dir: pathlib.Path, epsilon_nats: floa
   )
   return page.section(
     "How easily each layer is read",
-    element("p", _meaning(rows)),
+    element("p", _MEANING),
     page.picture(path, "Nats of the next image over the images of the first pass", caption),
     _table(rows, target),
     *(element("p", words) for words in _remarks(comparison, rows)),
-  )
-
-
-def _meaning(rows):
-  num = f"{rows[0].num_train_images:,} training images"
-  return (
-    "NCE says what each model can use at the end of its training. The codelength of the first pass"
-    f" also charges for learning to read: each of the {num} is scored before the step that learns"
-    " from it. The images until the target say how soon a layer is read: after so many, the next"
-    " one costs no more than the target; the surplus is what came together above it until then."
   )
 
 

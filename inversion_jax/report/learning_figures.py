@@ -6,9 +6,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
 
-from inversion_jax.information.codelength import FirstPass
+from inversion_jax.information.codelength import Blocks, FirstPass
 from inversion_jax.report.figures import BLUE, GREY, INK, ORANGE, RED, SKY, STYLE, WIDTH
 
 MINUS = "\N{MINUS SIGN}"
@@ -50,13 +50,42 @@ def learning_figure(passes: Passes, savings: Savings, target_nats: float | None)
       panels[1].axhline(0.0, color=INK, linestyle=":", linewidth=0.8)
       panels[1].set(title="Saved over p(x) by then", ylabel="nats per image so far")
     for axes in panels:
-      axes.set(xscale="log", xlabel="images of the first pass")
-      axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+      _count_images(axes, "images of the first pass")
     panels[0].legend(loc="upper right", fontsize=8)
     return figure
+
+
+def _count_images(axes: Axes, label: str):
+  axes.set(xscale="log", xlabel=label)
+  axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+  axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _draw(axes: Axes, n, mean_n, error_n, color, label):
   axes.plot(n, mean_n, color=color, label=label)
   band = {"color": color, "alpha": 0.2, "linewidth": 0}
   axes.fill_between(n, mean_n - _REACH * error_n, mean_n + _REACH * error_n, **band)
+
+
+def excess_figure(curves: Mapping[str, Blocks]) -> Figure:
+  """What the next image costs beyond the truth, of several tasks, both axes logarithmic.
+
+  What is not above zero has no place there.
+  """
+  with matplotlib.rc_context(STYLE):
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, blocks) in enumerate(curves.items()):
+      middles = np.sqrt(np.maximum(blocks.starts, 1) * blocks.ends)
+      is_above = blocks.mean > 0
+      curve = middles[is_above], blocks.mean[is_above], blocks.standard_error[is_above]
+      _draw(axes, *curve, _COLORS[place % len(_COLORS)], name)
+    axes.set(yscale="log", ylabel="nats of the next image beyond the truth")
+    least = min(blocks.mean[blocks.mean > 0].min() for blocks in curves.values())
+    axes.set_ylim(bottom=least / 2)
+    _count_images(axes, "images told, each once")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.legend(loc="lower left", fontsize=8)
+    return figure

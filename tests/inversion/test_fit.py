@@ -208,6 +208,9 @@ def test_models_are_compared_by_name(finished, mine, prior, tmp_path):
   assert "mine minus again: 0.00" in str(comparison)
   assert "mine minus p(x): " in comparison._repr_html_()
   assert str(comparison).count("No verdicts: 21 independent test images are too few") == 1
+  assert "mine: codelength of the first pass 181.3" in str(comparison)
+  assert "less than p(x)" in comparison._repr_html_()
+  assert "How easily each layer is read" in page
   files = sorted(path.name for path in mine.folder.iterdir())
   assert "comparison.json" not in files
   again = ij.compare({"mine": mine}, {"mine": test})

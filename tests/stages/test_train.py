@@ -147,7 +147,7 @@ def test_what_is_damaged_says_what_to_delete_until_all_is_made_again(finished, t
   folder = tmp_path / "fc3"
   shutil.copytree(finished.folder, folder)
   names = ("config.json", "stages.json", "nats.npz", "maps.npz", "summary.json", "samples.npz")
-  names += ("representation.npz", "metrics.jsonl")
+  names += ("representation.npz", "metrics.jsonl", "codelength.npz")
   for name in names:
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 4
@@ -162,7 +162,7 @@ def test_what_is_damaged_says_what_to_delete_until_all_is_made_again(finished, t
       path.unlink()
       deleted.append(path.name)
   # What depends on a file that is made again is made again itself, damaged or not.
-  assert {"config.json", "stages.json", "representation.npz", "metrics.jsonl"} <= set(deleted)
+  assert {"config.json", "stages.json", *names[-3:]} <= set(deleted)
   nats, expected = (storage.read_npz(r.folder / "nats.npz")["nats"] for r in (run, finished))
   np.testing.assert_array_equal(nats, expected)
   assert storage.read_json(folder / "summary.json")["nce_nats"] == finished_nce(finished)
