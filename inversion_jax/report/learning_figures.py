@@ -38,7 +38,8 @@ def learning_figure(passes: Passes, savings: Savings, target_nats: float | None)
         blocks = told.blocks
         middles = np.sqrt(np.maximum(blocks.starts, 1) * blocks.ends)
         label = name if number == 0 else None
-        is_new = blocks.starts >= told.num_seen
+        # Where the initialisation saw all, there is nothing else to show.
+        is_new = (blocks.starts >= told.num_seen) | (told.num_seen == len(told))
         curve = middles[is_new], blocks.mean[is_new], blocks.standard_error[is_new]
         _draw(panels[0], *curve, color, label)
       for n, mean_n, error_n in savings.get(name, ()):
