@@ -79,7 +79,8 @@ def excess_figure(curves: Mapping[str, Blocks]) -> Figure:
     axes = figure.subplots()
     for place, (name, blocks) in enumerate(curves.items()):
       middles = np.sqrt(np.maximum(blocks.starts, 1) * blocks.ends)
-      is_above = blocks.mean > 0
+      # But the first, which the initialisation saw.
+      is_above = (blocks.mean > 0) & (blocks.starts > 0)
       curve = middles[is_above], blocks.mean[is_above], blocks.standard_error[is_above]
       _draw(axes, *curve, _COLORS[place % len(_COLORS)], name)
     axes.set(yscale="log", ylabel="nats of the next image beyond the truth")
