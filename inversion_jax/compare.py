@@ -17,6 +17,8 @@ From Python, `ij.compare({"mine": model, "p(x)": prior}, test)` compares models;
 `inversion.compare`.
 """
 
+import argparse
+import math
 import pathlib
 import sys
 import types
@@ -44,12 +46,20 @@ def _parser():
   )
   parser.add_argument(
     "--epsilon",
-    type=float,
+    type=nats,
     default=0.0,
     metavar="NATS",
     help="count images until the next one costs so many nats more than it does the trained p(x)",
   )
   return parser
+
+
+def nats(text: str) -> float:
+  """A finite number; errors of the parser carry the name of this function."""
+  value = float(text)
+  if not math.isfinite(value):
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of nats")
+  return value
 
 
 def _compare(run_dirs, output, epsilon_nats):

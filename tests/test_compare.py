@@ -303,6 +303,7 @@ def test_mistakes_on_the_command_line_end_in_a_sentence(tmp_path, capsys):
     ((), "arguments are required: RUN"),
     ((run, tmp_path / "nowhere"), "nowhere is not a folder"),
     ((run, tmp_path / "conv2" / ".." / "conv2"), "was given twice"),
+    ((run, "--epsilon=nan"), "'nan' is no number of nats"),
     ((run, "--ouput=x"), "unrecognized arguments: --ouput=x"),
     ((run, f"--output={run}"), "is the folder of a run; choose another --output."),
     ((run, f"--output={tmp_path / 'file' / 'x'}"), "cannot be made (Not a directory)"),

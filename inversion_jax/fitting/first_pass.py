@@ -83,7 +83,7 @@ class Recorder:
     self._is_new = False
 
   def first_pass(self) -> FirstPass | None:
-    """What was scored until now; None if its beginning is lost."""
+    """What was scored until now; None if steps before these were not."""
     self._fetch()
     if self._is_lost:
       return None
@@ -118,7 +118,10 @@ class Recorder:
         self._nats = [found.nats]
         return
     self._is_lost = True
-    warn("%s does not begin with the first step: there is no codelength of this run.", self._path)
+    warn(
+      "%s lacks scores of steps before %d: the codelength of this run goes no further than it.",
+      *(self._path, from_step),
+    )
 
 
 def read(path: pathlib.Path) -> FirstPass:

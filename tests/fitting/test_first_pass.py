@@ -12,6 +12,7 @@ from inversion_jax.fitting import sessions, training
 from inversion_jax.fitting.first_pass import Recorder, Scored, read
 from inversion_jax.fitting.training import Recipe, TrainState
 from inversion_jax.machine import placement, storage
+from inversion_jax.machine.checkpoints import Checkpoints
 from inversion_jax.machine.errors import UserError
 
 BATCH, NUM_IMAGES, NUM_SEEN = 8, 45, 4
@@ -103,16 +104,15 @@ def test_a_killed_training_ends_with_the_same_codelength(step, straight, tmp_pat
 
 
 def test_scores_that_no_checkpoint_followed_are_made_again(straight, tmp_path, monkeypatch):
-  save = sessions._Session._save
+  save = Checkpoints.save
 
-  def killed_between(self, step, state, value):
+  def killed_before(self, step, state, value):
     if step == 4:
-      self.recorder.keep()
       raise KeyboardInterrupt
     save(self, step, state, value)
 
   with monkeypatch.context() as patch:
-    patch.setattr(sessions._Session, "_save", killed_between)
+    patch.setattr(Checkpoints, "save", killed_before)
     with pytest.raises(KeyboardInterrupt):
       sessions.train(subject(), RECIPE, seed=0, folder=tmp_path)
   assert read(tmp_path / storage.CODELENGTH).step.max() == 4
@@ -126,7 +126,7 @@ def test_what_does_not_begin_with_the_first_step_is_no_codelength(tmp_path, capl
   trained = sessions.train(subject(), RECIPE, seed=0, folder=tmp_path)
   assert trained.first_pass is None
   assert trained.note["step"] == 9
-  assert "there is no codelength of this run" in caplog.text
+  assert "lacks scores of steps before 2" in caplog.text
   assert not (tmp_path / storage.CODELENGTH).exists()
 
 

@@ -111,6 +111,25 @@ def test_another_order_is_not_paired_and_a_short_pass_says_so(tmp_path):
   assert "900 of 1,200" in shown
 
 
+def test_seeds_are_one_row_whose_error_knows_their_orders(tmp_path):
+  folders = []
+  for seed, end in enumerate((60.0, 70.0)):
+    run = learnt_run(tmp_path / f"fc3_{seed}", "fc3", told(end, order_seed=seed))
+    config = storage.read_json(run / storage.CONFIG)
+    storage.write_json(run / storage.CONFIG, config | {"seed": seed})
+    folders.append(run)
+  write_comparison(tmp_path, folders)
+  row = rows_of(tmp_path)["fc3"]
+  means = [told(end, order_seed=seed).nats.mean() for seed, end in enumerate((60.0, 70.0))]
+  assert row["num_seeds"] == "2"
+  assert float(row["codelength_nats_per_image"]) == pytest.approx(np.mean(means))
+  # Two seeds know their spread to one degree of freedom: 12.7 standard errors.
+  width = float(row["codelength_nats_per_image_high"]) - np.mean(means)
+  assert width > 12.7 * abs(means[1] - means[0]) / 2
+  # Without p(x) the target is what the worst model comes to.
+  assert float(row["target_nats"]) == pytest.approx(68.3)
+
+
 def test_the_page_of_a_run_has_its_sentence(tmp_path):
   run = learnt_run(tmp_path / "fc3", "fc3", told(70.0, num=900))
   write_run_report(run)
