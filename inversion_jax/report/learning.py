@@ -149,7 +149,7 @@ def target_of(comparison: SideBySide, epsilon_nats: float) -> Target:
     words = "what a test image costs the trained p(x)"
   else:
     nats = max(-row.nce.mean for row in comparison.rows)
-    words = "what a test image costs the trained model of the last row in the order of NCE"
+    words = "what a test image costs the trained model that has the most nats"
   if epsilon_nats:
     words = f"{number(epsilon_nats, 2)} nats above {words}"
   return Target(nats + epsilon_nats, words)
