@@ -125,7 +125,8 @@ class FirstPass:
     Paired image by image where the order is the same.
     """
     mean, error = (curve[-1] for curve in self.saving_curve(other)[1:])
-    return Estimate(float(mean), float(error), min(len(self), len(other)))
+    num = min(len(self), len(other))
+    return Estimate(float(mean), float(error), len(np.unique(self.source[:num])))
 
   def saving_curve(self, other: "FirstPass") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n, nats per image saved over `other` in the first n images, its standard error)."""
