@@ -12,6 +12,7 @@ from inversion_jax.config.saved import (
   leaves,
   restored,
 )
+from inversion_jax.config.seeds import REPLICATE, classifier_seed, order_seed, replicates
 from inversion_jax.config.validity import check, inverter_field, named
 
 __all__ = [
@@ -19,10 +20,12 @@ __all__ = [
   "FREE_FIELDS",
   "NO_LAYER",
   "PRESETS",
+  "REPLICATE",
   "STORED_LAYER",
   "ConfigDict",
   "check",
   "classifier_identity",
+  "classifier_seed",
   "default",
   "differences",
   "file_of",
@@ -32,6 +35,8 @@ __all__ = [
   "is_file",
   "leaves",
   "named",
+  "order_seed",
   "preset",
+  "replicates",
   "restored",
 ]

@@ -111,6 +111,7 @@ def fitted(
   *,
   observed: Observed = AS_IT_IS,
   seed: int = 0,
+  order_seed: int | None = None,
   folder: pathlib.Path | None = None,
   start_from: Inversion | None = None,
   decoder_params: Any = None,
@@ -124,6 +125,7 @@ def fitted(
     recipe: how it is trained.
     observed: how h reaches it.
     seed: of initialisation, order, dropout and noise.
+    order_seed: of the order alone; None is `seed`.
     folder: a run folder, resumed if it has been begun; None keeps everything in memory.
     start_from: a trained p(x) of the same network, whose function it begins with.
     decoder_params: of a trained decoder of the reader's parts, with which the reader begins.
@@ -149,7 +151,7 @@ def fitted(
     decoder_params=decoder_params,
     batch_size=batch_size,
   )
-  trained = sessions.train(learnt, recipe, seed=seed, folder=folder)
+  trained = sessions.train(learnt, recipe, seed=seed, order_seed=order_seed, folder=folder)
   return Inversion(
     inverter=network.inverter(train.num_levels, train.image_shape[-1]),
     params=trained.ema_params,

@@ -203,7 +203,8 @@ class Inversion:
     sample_key = training.key_for(root_key, "sample")
 
     @placement.per_device
-    def draw_batch(params, z, images_BHWC, index_B, sample_B):
+    def draw_batch(params_and_key, z, images_BHWC, index_B, sample_B):
+      params, sample_key = params_and_key
       keys_B = sampling.sample_keys(sample_key, index_B, sample_B)
       model = self.inverter.bind({"params": params})
       given_BRWC = images_BHWC[:, :num_given_rows] if num_given_rows else None
@@ -217,7 +218,9 @@ class Inversion:
     def draw(rows_B, sample_B):
       batch = seen.batch(rows_B)
       index_B, sample_B = placement.put_batch((of.index[rows_B], sample_B))
-      drawn = draw_batch(self.params, batch["h"], batch["image"], index_B, sample_B)
+      # The key is an argument, so that models of other seeds have the same program.
+      state = self.params, sample_key
+      drawn = draw_batch(state, batch["h"], batch["image"], index_B, sample_B)
       return np.asarray(drawn, np.uint8)
 
     return draw

@@ -12,7 +12,7 @@ import numpy as np
 
 from inversion_jax import information
 from inversion_jax.machine import locks, storage
-from inversion_jax.report import explorer, figures, gains, page, pairs, pictures
+from inversion_jax.report import explorer, figures, gains, page, pairs, pictures, replicates
 from inversion_jax.report.files import RunFiles, read_run
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.rows import (
@@ -68,6 +68,7 @@ def _write(comparison: SideBySide, parent_dir: pathlib.Path):
     _samples(comparison, parent_dir),
     explored,
     _nce_figure(comparison, rows, parent_dir),
+    replicates.section(comparison),
     gains.section(comparison, parent_dir),
     pairs.section(comparison, parent_dir),
     _absolute(comparison),

@@ -33,7 +33,8 @@ def train(run: Run):
   if share(run):
     say("classifier: copied from %s", run.notes()[NAME]["copied_from"])
     return
-  sessions.train(subject(run), run.recipe(NAME), seed=run.config.seed, folder=run.folder)
+  seed = config_lib.classifier_seed(run.config)
+  sessions.train(subject(run), run.recipe(NAME), seed=seed, folder=run.folder)
 
 
 def subject(run: Run) -> sessions.Subject:
@@ -106,9 +107,14 @@ def scorer(run: Run) -> Callable:
 
 
 def share(run: Run) -> bool:
-  """Copies the finished classifier of a run beside or above this one, if one is the same."""
+  """Copies the finished classifier of a run beside or above this one, if one is the same.
+
+  Or of a layer in another replicate.
+  """
   parent = run.folder.absolute().parent
-  for path in (*sorted(parent.glob(f"*/{notes.FILE}")), *parent.parent.glob(notes.FILE)):
+  beside, above = parent.glob(f"*/{notes.FILE}"), parent.parent.glob(notes.FILE)
+  replicates = parent.parent.glob(f"{config_lib.REPLICATE}*/*/{notes.FILE}")
+  for path in (*sorted(beside), *above, *sorted(replicates)):
     other = path.parent
     if other != run.folder.absolute() and _has_the_same(other, run):
       processes.by_first(_copy, other / NAME, run.folder / NAME)

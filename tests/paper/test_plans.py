@@ -176,7 +176,7 @@ def test_the_numbers_beside_a_figure_are_those_of_the_runs(launched):
 
 def test_what_is_compiled_is_kept_and_found_by_runs_that_differ_in_numbers(launched):
   _, workdir = launched
-  kept = [path.name for path in (workdir / running.COMPILED).iterdir()]
+  kept = [path.name for path in (workdir / stages.COMPILED).iterdir()]
   gradients = [
     name for name in kept if name.startswith("jit__gradient") and name.endswith("-cache")
   ]
