@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from inversion_jax import config as config_lib
 from inversion_jax import report, stages
-from inversion_jax.machine import locks, processes, progress, stopping, storage
+from inversion_jax.machine import compilation, locks, processes, progress, stopping, storage
 from inversion_jax.machine.errors import UserError, as_sentences, exit_with
 from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
@@ -77,7 +77,7 @@ def _replicates(config, workdir):
 def _run_all(replicates, workdir):
   runs = [run for _, runs in replicates for run in runs]
   # Replicates differ in numbers that their programs are given.
-  compiled = workdir / stages.COMPILED if len(replicates) > 1 else None
+  compiled = workdir / compilation.FOLDER if len(replicates) > 1 else None
   stages.go_through_all(runs, _STAGES.value, _JOBS.value, compiled)
   if "neighbours" in _STAGES.value:
     for folder, layers in replicates:

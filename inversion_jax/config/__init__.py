@@ -12,7 +12,7 @@ from inversion_jax.config.saved import (
   leaves,
   restored,
 )
-from inversion_jax.config.seeds import REPLICATE, classifier_seed, order_seed, replicates
+from inversion_jax.config.seeds import classifier_seed, order_seed, replicates
 from inversion_jax.config.validity import check, inverter_field, named
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
   "FREE_FIELDS",
   "NO_LAYER",
   "PRESETS",
-  "REPLICATE",
   "STORED_LAYER",
   "ConfigDict",
   "check",

@@ -5,11 +5,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from inversion_jax import inversion
 from inversion_jax.config.defaults import SEEDED
 from inversion_jax.machine.limits import SAME_SEED
-
-# How the folders of replicates are named, before their seed.
-REPLICATE = "seed_"
 
 
 def classifier_seed(config: ConfigDict | Mapping[str, Any]) -> int:
@@ -37,7 +35,7 @@ def replicates(config: ConfigDict) -> dict[str, ConfigDict]:
   if config.seeds == 1:
     return {"": config}
   return {
-    f"{REPLICATE}{config.seed + number}": _replicate(config, number)
+    f"{inversion.REPLICATE}{config.seed + number}": _replicate(config, number)
     for number in range(config.seeds)
   }
 

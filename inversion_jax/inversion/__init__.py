@@ -15,6 +15,7 @@ from inversion_jax.inversion.folders import (
   BEFORE,
   FREE_FIELDS,
   NAME,
+  REPLICATE,
   STATISTICS,
   fit_statistics,
   load,
@@ -23,6 +24,7 @@ from inversion_jax.inversion.folders import (
   saved_standardiser,
 )
 from inversion_jax.inversion.hub import pull, push
+from inversion_jax.inversion.mixing import Mixture, mixture
 from inversion_jax.inversion.model import Inversion, mapped_rows
 from inversion_jax.inversion.networks import (
   DTYPES,
@@ -45,11 +47,13 @@ __all__ = [
   "FREE_FIELDS",
   "MODULE_FIELDS",
   "NAME",
+  "REPLICATE",
   "STATISTICS",
   "VECTOR_DROPOUT",
   "WEIGHT_DECAY",
   "Cost",
   "Inversion",
+  "Mixture",
   "Network",
   "Observed",
   "compare",
@@ -60,6 +64,7 @@ __all__ = [
   "fitted",
   "load",
   "mapped_rows",
+  "mixture",
   "network_of",
   "param_shapes",
   "pull",

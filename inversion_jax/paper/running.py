@@ -49,7 +49,7 @@ def go_through(planned: plans.Planned, workdir: pathlib.Path) -> bool:
     config.inverter.start_from = str(workdir / config.inverter.start_from)
   try:
     run = Run(config_lib.check(config), workdir / planned.folder)
-    with compilation.kept_in(workdir / stages.COMPILED):
+    with compilation.kept_in(workdir / compilation.FOLDER):
       stages.check([run], planned.stages)
       stages.go_through(run, planned.stages)
   except UserError as error:

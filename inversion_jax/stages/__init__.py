@@ -76,8 +76,6 @@ _RECORDS = (
   ),
 )
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _RECORDS}
-# Where runs that have programs in common keep them, under the folder above them.
-COMPILED = "compiled"
 # Only for those who ask: checks and brackets train six or seven further inverters, the neighbours
 # take thousands of samples, and the others are rivals to compare with.
 FURTHER = ("checks", "brackets", "neighbours", "gan", "perceptual", "deepsim", "gated", "gallery")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from inversion_jax import config as config_lib
+from inversion_jax import inversion
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import scoring, sessions
 from inversion_jax.machine import notes, placement, processes, storage
@@ -113,7 +114,7 @@ def share(run: Run) -> bool:
   """
   parent = run.folder.absolute().parent
   beside, above = parent.glob(f"*/{notes.FILE}"), parent.parent.glob(notes.FILE)
-  replicates = parent.parent.glob(f"{config_lib.REPLICATE}*/*/{notes.FILE}")
+  replicates = parent.parent.glob(f"{inversion.REPLICATE}*/*/{notes.FILE}")
   for path in (*sorted(beside), *above, *sorted(replicates)):
     other = path.parent
     if other != run.folder.absolute() and _has_the_same(other, run):
