@@ -23,6 +23,7 @@ _HOME = {
   "push": "inversion",
   "pull": "inversion",
   "mixture": "inversion",
+  "cross_fit": "inversion",
   "Inversion": "inversion",
   "Mixture": "inversion",
   "Network": "inversion",

@@ -33,7 +33,8 @@ _STAGES = flags.DEFINE_list(
   "stages",
   list(stages.DEFAULT),
   "Stages to run, in this order. Besides these there are checks (controls with a known answer), "
-  "brackets (the layer through noise and few bits, from both sides), neighbours (Table 1), gan "
+  "brackets (the layer through noise and few bits, from both sides), crossfit (classifier and "
+  "inverter on different halves of the training images), neighbours (Table 1), gan "
   "(figure 3) and gallery (every way to look inside; perceptual, deepsim and gated train parts of "
   "it); the report shows them if it comes after them.",
 )

@@ -46,6 +46,7 @@ def default() -> ConfigDict:
   config.classifier.update(
     {
       "patience": 20,
+      "half": 0,  # of the training images: 1 or 2 for one of two halves; 0 is all
       "seed": SAME_SEED,
       "num_train": 0,  # train the classifier on the first images alone; 0 is all
       "snapshot_steps": (0, 100, 1_000, 10_000, 100_000),
@@ -66,6 +67,7 @@ def default() -> ConfigDict:
   config.inverter = _recipe()
   # Filters are rounded up to a multiple while training; it is the same model. 64 is for GPUs.
   config.inverter.filter_multiple = 1
+  config.inverter.half = 0  # as the classifier's, and of all that is learnt from h
   config.inverter.order_seed = SAME_SEED  # of the order in which it visits the images
   config.inverter.likelihood = ConfigDict(
     {"name": "auto", "num_components": 10, "min_log_scale": -7.0}

@@ -23,7 +23,7 @@ from inversion_jax.config.defaults import (
 )
 from inversion_jax.config.saved import leaves
 from inversion_jax.data import loading
-from inversion_jax.features import classifiers, noise, wrappers
+from inversion_jax.features import classifiers, noise, pairs, wrappers
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.machine import limits
 from inversion_jax.machine.errors import UserError
@@ -133,6 +133,8 @@ def check(config: Any) -> ConfigDict:
   for bits in config.brackets.bits:
     limits.check_one_of("brackets.bits", bits, range(1, noise.MAX_BITS + 1))
   limits.check_one_of("sample.sampler", config.sample.sampler, sampling.SAMPLERS)
+  for model in ("classifier", "inverter"):
+    limits.check_one_of(f"{model}.half", config[model].half, (0, *pairs.HALVES))
   _check_step(config)
   if config.inverter.start_reader_from_decoder:
     _check_decoder(config)

@@ -11,7 +11,7 @@ from inversion_jax.exact.tasks import Draws, Task
 from inversion_jax.features.pairs import Pairs, pairs
 from inversion_jax.fitting import training
 from inversion_jax.information.statistics import Estimate
-from inversion_jax.inversion import Network
+from inversion_jax.inversion import Inversion, Network
 
 QUICK = training.Recipe(
   batch_size=64,
@@ -74,22 +74,10 @@ class Result:
 def measure(task: Task, recipe: training.Recipe = QUICK, seed: int = 0) -> Result:
   """Trains an inverter on fresh draws of the task, and scores it on others."""
   start = time.monotonic()
-  num_logs = round(recipe.num_steps * task.num_steps_factor / recipe.log_every)
-  num_steps = max(1, num_logs) * recipe.log_every
-  recipe = dataclasses.replace(recipe, num_steps=num_steps)
-  rng = np.random.default_rng((seed, 1))
-  train = task.draw(rng, recipe.num_steps * recipe.batch_size)
-  test, validation = task.draw(rng, NUM_TEST), task.draw(rng, NUM_VALIDATION)
-  model = inversion.fitted(
-    _pairs(task, train),
-    _pairs(task, validation),
-    NETWORK,
-    recipe,
-    seed=seed,
-    batch_size=BATCH_SIZE,
-  )
+  train, test, validation = draws(task, recipe, seed)
+  model = fitted(task, recipe, train, validation, seed)
   seen = Draws(*(array[:NUM_TEST] for array in train))
-  nats_N, seen_nats_N = (model.nats(_pairs(task, draws)) for draws in (test, seen))
+  nats_N, seen_nats_N = (model.nats(pairs_of(task, drawn)) for drawn in (test, seen))
   return Result(
     task,
     gap=information.mean_with_error(test.log_prob_N + nats_N),
@@ -99,5 +87,32 @@ def measure(task: Task, recipe: training.Recipe = QUICK, seed: int = 0) -> Resul
   )
 
 
-def _pairs(task: Task, draws: Draws) -> Pairs:
+def draws(task: Task, recipe: training.Recipe, seed: int) -> tuple[Draws, Draws, Draws]:
+  """What a model is trained on, each image once, tested on and validated on."""
+  rng = np.random.default_rng((seed, 1))
+  num_train = _num_steps(task, recipe) * recipe.batch_size
+  return tuple(task.draw(rng, num) for num in (num_train, NUM_TEST, NUM_VALIDATION))
+
+
+def fitted(
+  task: Task, recipe: training.Recipe, train: Draws, validation: Draws, seed: int
+) -> Inversion:
+  """The ordinary inverter, trained for as long as the task takes."""
+  return inversion.fitted(
+    pairs_of(task, train),
+    pairs_of(task, validation),
+    NETWORK,
+    dataclasses.replace(recipe, num_steps=_num_steps(task, recipe)),
+    seed=seed,
+    batch_size=BATCH_SIZE,
+  )
+
+
+def _num_steps(task, recipe):
+  num_logs = round(recipe.num_steps * task.num_steps_factor / recipe.log_every)
+  return max(1, num_logs) * recipe.log_every
+
+
+def pairs_of(task: Task, draws: Draws) -> Pairs:
+  """Draws as what models are fitted to and scored on."""
   return pairs(draws.levels_NHWC, draws.h, num_levels=task.num_levels, name=task.name)

@@ -10,6 +10,7 @@ how an experiment is laid out.
 """
 
 from inversion_jax.inversion.comparing import compare
+from inversion_jax.inversion.crossing import cross_fit
 from inversion_jax.inversion.fitting import first_batch, fit, fitted, subject
 from inversion_jax.inversion.folders import (
   BEFORE,
@@ -58,6 +59,7 @@ __all__ = [
   "Observed",
   "compare",
   "cost",
+  "cross_fit",
   "first_batch",
   "fit",
   "fit_statistics",

@@ -50,7 +50,7 @@ class Mixture:
     for member, pairs in zip(self.members, each, strict=True):
       member.check_unseen(pairs)
     kept = []
-    nats_N, live_nats_N, maps = put_together(each[0], self._batches(each, kept), num_maps)
+    nats_N, live_nats_N, maps = put_together(each[0], self._mixed(each, kept), num_maps)
     by_member = (np.concatenate(parts, axis=1) for parts in zip(*kept, strict=True))
     results = tuple(
       Result(pairs, member.layer, *nats, {})
@@ -61,16 +61,19 @@ class Mixture:
 
   def nats(self, of: Pairs | Sequence[Pairs]) -> Float[np.ndarray, " N"]:
     """-log of the mixture's probability of each image."""
-    batches = self._batches(self._pairs(of), [])
-    return np.concatenate([nats_BHW.sum((1, 2)) for nats_BHW, _ in batches])
+    parts = [mixtures.nats_along(nats_MBP, self.share) for nats_MBP in self.pixel_nats(of)]
+    return np.concatenate([nats_BP.sum(1) for nats_BP in parts])
+
+  def pixel_nats(self, of: Pairs | Sequence[Pairs]) -> Iterator[Float[np.ndarray, "M B P"]]:
+    """Batches of the nats of pixels under each member, in raster order."""
+    for (nats_MBHW,) in self._batches(self._pairs(of), ["params"]):
+      yield nats_MBHW.reshape(*nats_MBHW.shape[:2], -1)
 
   def weights(self, of: Pairs | Sequence[Pairs]) -> Float[np.ndarray, "M N H W"]:
     """The weight of each member before each pixel, from the pixels before it."""
-    parts = [
-      mixtures.weights_along(_flat(nats_MBHW), self.share).reshape(nats_MBHW.shape)
-      for nats_MBHW, _ in self._member_batches(self._pairs(of))
-    ]
-    return np.concatenate(parts, axis=1)
+    parts = [mixtures.weights_along(nats_MBP, self.share) for nats_MBP in self.pixel_nats(of)]
+    weights_MNP = np.concatenate(parts, axis=1)
+    return weights_MNP.reshape(*weights_MNP.shape[:2], *self.members[0].image_shape[:2])
 
   def sample(
     self, h: Any = None, num: int = 1, *, batch_size: int = 80
@@ -119,24 +122,27 @@ class Mixture:
         "or one for each."
       )
 
-  def _member_batches(self, each) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(nats, live nats) of pixels under each member, (M, B, H, W)."""
+  def _batches(self, each, kinds: Sequence[str]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Nats of pixels under each member, (M, B, H, W), for each kind of its parameters."""
     num = len(self.members)
     batches = [
-      member.pixel_nats(pairs, [member.params, member.live_params], f"evaluate {place} of {num}")
+      member.pixel_nats(
+        pairs, [getattr(member, kind) for kind in kinds], f"evaluate {place} of {num}"
+      )
       for place, (member, pairs) in enumerate(zip(self.members, each, strict=True), 1)
     ]
     for parts in zip(*batches, strict=True):
       yield tuple(np.stack(column) for column in zip(*parts, strict=True))
 
-  def _batches(self, each, kept: list) -> Iterator[tuple[np.ndarray, ...]]:
-    """The same under the mixture, (B, H, W); the members' nats of images are added to `kept`."""
-    for columns in self._member_batches(each):
+  def _mixed(self, each, kept: list) -> Iterator[tuple[np.ndarray, ...]]:
+    """(nats, live nats) of pixels, (B, H, W); the members' of images are added to `kept`."""
+    for columns in self._batches(each, ["params", "live_params"]):
       kept.append([nats_MBHW.sum((2, 3)) for nats_MBHW in columns])
-      yield tuple(
-        mixtures.nats_along(_flat(nats_MBHW), self.share).reshape(nats_MBHW.shape[1:])
-        for nats_MBHW in columns
-      )
+      yield tuple(self._along(nats_MBHW) for nats_MBHW in columns)
+
+  def _along(self, nats_MBHW):
+    flat_MBP = nats_MBHW.reshape(*nats_MBHW.shape[:2], -1)
+    return mixtures.nats_along(flat_MBP, self.share).reshape(nats_MBHW.shape[1:])
 
   def _draw_whole(self, each, rows_M, sample_M, batch_size):
     """Each image from one member."""
@@ -225,10 +231,6 @@ def mixture(models: Sequence[Inversion], *, share: float = 0.0) -> Mixture:
   batch_size = models[0].batch_size
   members = (dataclasses.replace(model, batch_size=batch_size) for model in models)
   return Mixture(tuple(members), float(share))
-
-
-def _flat(nats_MBHW):
-  return nats_MBHW.reshape(*nats_MBHW.shape[:2], -1)
 
 
 def _key(of: Mixture, stream):

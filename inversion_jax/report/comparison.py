@@ -12,7 +12,16 @@ import numpy as np
 
 from inversion_jax import information
 from inversion_jax.machine import locks, storage
-from inversion_jax.report import explorer, figures, gains, page, pairs, pictures, replicates
+from inversion_jax.report import (
+  crossfits,
+  explorer,
+  figures,
+  gains,
+  page,
+  pairs,
+  pictures,
+  replicates,
+)
 from inversion_jax.report.files import RunFiles, read_run
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.rows import (
@@ -69,6 +78,7 @@ def _write(comparison: SideBySide, parent_dir: pathlib.Path):
     explored,
     _nce_figure(comparison, rows, parent_dir),
     replicates.section(comparison),
+    crossfits.comparison_section(comparison),
     gains.section(comparison, parent_dir),
     pairs.section(comparison, parent_dir),
     _absolute(comparison),

@@ -8,7 +8,7 @@ import numpy as np
 
 from inversion_jax import information
 from inversion_jax.machine import storage
-from inversion_jax.report import answers, figures, gallery, page, pictures, table_1
+from inversion_jax.report import answers, crossfits, figures, gallery, page, pictures, table_1
 from inversion_jax.report.bounds import brackets_section
 from inversion_jax.report.files import UNCONDITIONAL, RunFiles, read_run, settings
 from inversion_jax.report.page import Html, element, number
@@ -66,6 +66,7 @@ def write_run_report(run_dir: pathlib.Path) -> None:
     _images(run),
     _brackets(run),
     answers.section(run),
+    crossfits.section(run),
     _training(run),
     page.section("Result in full", page.facts(_summary_rows(run.summary))),
     _configuration(run),

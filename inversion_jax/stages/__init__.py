@@ -16,6 +16,7 @@ from inversion_jax.runs import Run
 from inversion_jax.stages import (
   brackets,
   checks,
+  crossfit,
   gallery,
   gan,
   gated,
@@ -40,6 +41,7 @@ _RECORDS = (
   ),
   Stage("checks", checks.act, needs=lambda run: (EVALUATE,), check=checks.check),
   Stage("brackets", brackets.act, needs=lambda run: (CLASSIFIER,), check=brackets.check),
+  Stage(crossfit.NAME, crossfit.act, needs=lambda run: (EVALUATE,), check=crossfit.check),
   Stage(
     "neighbours",
     neighbours.act,
@@ -76,9 +78,10 @@ _RECORDS = (
   ),
 )
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _RECORDS}
-# Only for those who ask: checks and brackets train six or seven further inverters, the neighbours
-# take thousands of samples, and the others are rivals to compare with.
-FURTHER = ("checks", "brackets", "neighbours", "gan", "perceptual", "deepsim", "gated", "gallery")
+# Only for those who ask: checks, brackets and crossfit train four to seven further inverters, the
+# neighbours take thousands of samples, and the others are rivals to compare with.
+FURTHER = ("checks", "brackets", "crossfit", "neighbours", "gan")
+FURTHER += ("perceptual", "deepsim", "gated", "gallery")
 DEFAULT = tuple(name for name in STAGES if name not in FURTHER)
 
 

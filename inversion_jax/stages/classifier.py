@@ -21,7 +21,7 @@ NAME = "classifier"
 
 def check(run: Run):
   """Raises UserError if the images are too few or too small for it."""
-  images, section = run.images("train"), run.config.classifier
+  images, section = run.classifier_images(), run.config.classifier
   num_images = min(section.num_train or len(images), len(images))
   run.check_batch_size(NAME, num_images)
   run.classifier().check_images(images.image_shape)
@@ -42,7 +42,7 @@ def subject(run: Run) -> sessions.Subject:
   """What its training is; the best step is the most accurate."""
   classifier, train_pairs, validation = (
     run.classifier(),
-    run.images("train"),
+    run.classifier_images(),
     run.images("validation"),
   )
   num_images = min(run.config.classifier.num_train or len(train_pairs), len(train_pairs))

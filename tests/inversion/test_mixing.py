@@ -117,6 +117,31 @@ def test_replicates_are_a_row_and_their_mixture_another(mixed, result, parts, tm
   assert "fc3: mixture of 2" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
+def test_what_is_cross_fitted_reads_h_of_images_that_are_new_to_the_network(finished, parts):
+  train, _, test = parts
+  fitted_on, read = [], []
+
+  def network_of(half):
+    fitted_on.append({image.tobytes() for image in half.images})
+    read.append(set())
+
+    def layer(images):
+      read[-1].update(image.tobytes() for image in images)
+      return images.reshape(len(images), -1).astype(np.float32)
+
+    return layer
+
+  settings = {"network": finished.network(), "recipe": finished.recipe("inverter"), "quiet": True}
+  result = ij.cross_fit(train, test, network_of, num_steps=2, **settings)
+  assert all(len(half) == 32 for half in fitted_on)
+  # The other half and the test images, and none that the network knows.
+  assert [len(images) for images in read] == [32 + 21, 32 + 21]
+  assert not any(ours & theirs for ours, theirs in zip(fitted_on, read, strict=True))
+  assert result.nats.shape == (21,)
+  with pytest.raises(UserError, match="but validation and seeds"):
+    ij.cross_fit(train, test, network_of, seeds=2)
+
+
 def test_what_cannot_be_mixed_is_told(mixed, parts):
   first, test = mixed.members[0], parts[2]
   other = dataclasses.replace(first, num_levels=256)
