@@ -237,7 +237,7 @@ def _error_covers(comparison: SideBySide) -> str:
   """What the errors of all rows include, in words."""
   several = [len(row.runs) > 1 for row in comparison.rows]
   if all(several):
-    return "test images and the seed of the training"
+    return f"test images and the seeds of {replicates.varied(comparison.rows)}"
   if any(several):
     return "test images, and the seed of the training only in rows of several seeds"
   return "test images, not the seed of the training"

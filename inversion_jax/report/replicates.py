@@ -57,9 +57,10 @@ def _cells(estimate: information.Estimate) -> tuple[str, ...]:
 
 def _errors_words(rows: Sequence[Replicates]) -> str:
   return (
-    f"Between runs of a row {covered(rows)}. The interval covers the choice of the images and of"
-    " these seeds; where two rows have the same seeds they are compared seed by seed, image by"
-    " image. The best of several is chosen by these test images, and so a little too good."
+    f"Between runs of a row the seeds of {varied(rows)} differ. The interval covers the choice of"
+    " the images and of these seeds; where two rows have the same seeds they are compared seed by"
+    " seed, image by image. The best of several is chosen by these test images, and so a little too"
+    " good."
   )
 
 
@@ -78,11 +79,10 @@ def _mixture_words(rows: Sequence[Replicates]) -> list[str]:
   return words
 
 
-def covered(rows: Sequence[Replicates]) -> str:
-  """What differs between the runs of rows, in words."""
-  varied = {row.varied for row in rows}
-  kinds = [_listed(parts) for parts in sorted(varied, key=len, reverse=True)]
-  return f"the seeds of {' or of '.join(kinds)} differ"
+def varied(rows: Sequence[Replicates]) -> str:
+  """Whose seeds differ between the runs of a row, in words."""
+  kinds = {_listed(row.varied): None for row in rows if len(row.runs) > 1}
+  return " or of ".join(kinds)
 
 
 def _listed(parts: Sequence[str]) -> str:
