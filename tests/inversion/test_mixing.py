@@ -8,7 +8,7 @@ import pytest
 
 import inversion_jax as ij
 from inversion_jax.information import mixtures
-from inversion_jax.inversion import Mixture, mixing
+from inversion_jax.inversion import Mixture, crossing, mixing
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 
@@ -117,27 +117,28 @@ def test_replicates_are_a_row_and_their_mixture_another(mixed, result, parts, tm
   assert "fc3: mixture of 2" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
-def test_what_is_cross_fitted_reads_h_of_images_that_are_new_to_the_network(finished, parts):
+def test_what_is_cross_fitted_reads_h_of_images_that_are_new_to_the_network(
+  mixed, parts, monkeypatch
+):
   train, _, test = parts
-  fitted_on, read = [], []
+  known, read = [], []
 
   def network_of(half):
-    fitted_on.append({image.tobytes() for image in half.images})
-    read.append(set())
+    known.append({image.tobytes() for image in half.images})
+    return lambda images: images.reshape(len(images), -1).astype(np.float32)
 
-    def layer(images):
-      read[-1].update(image.tobytes() for image in images)
-      return images.reshape(len(images), -1).astype(np.float32)
+  def fit(pairs, *, folder, quiet):
+    read.append({image.tobytes() for image in pairs.images})
+    return mixed.members[len(read) - 1]
 
-    return layer
-
-  settings = {"network": finished.network(), "recipe": finished.recipe("inverter"), "quiet": True}
-  result = ij.cross_fit(train, test, network_of, num_steps=2, **settings)
-  assert all(len(half) == 32 for half in fitted_on)
-  # The other half and the test images, and none that the network knows.
-  assert [len(images) for images in read] == [32 + 21, 32 + 21]
-  assert not any(ours & theirs for ours, theirs in zip(fitted_on, read, strict=True))
-  assert result.nats.shape == (21,)
+  monkeypatch.setattr(crossing, "fit", fit)
+  result = ij.cross_fit(train, test, network_of, quiet=True)
+  assert [len(half) for half in known + read] == [32] * 4
+  assert not any(ours & theirs for ours, theirs in zip(known, read, strict=True))
+  new = ij.pairs(test.images, test.images.reshape(21, -1).astype(np.float32), num_levels=17)
+  expected_N = np.mean([member.nats(new) for member in mixed.members], axis=0)
+  np.testing.assert_allclose(result.nats, expected_N, rtol=1e-6)
+  assert str(result).startswith("NCE ")
   with pytest.raises(UserError, match="but validation and seeds"):
     ij.cross_fit(train, test, network_of, seeds=2)
 
