@@ -195,7 +195,28 @@ def test_several_seeds_have_a_row_for_their_mixture(tmp_path):
   assert row["nce_nats"] < row["nce_mixture_nats"]
   text = (tmp_path / "comparison" / "report.html").read_text(encoding="utf-8")
   assert "conv2: mixture of 2" in text
+  assert row["nce_pixel_mixture_nats"] is None, "no maps"
   assert "it bounds what they tell together" in text
+
+
+def test_with_all_maps_seeds_are_mixed_pixel_by_pixel_too(tmp_path):
+  runs = [fake_run(tmp_path / f"conv2_{seed}", "conv2", 30.0 + seed, seed) for seed in range(2)]
+  maps = []
+  for seed, run in enumerate(runs):
+    nats = storage.read_npz(run / storage.NATS)
+    # What one seed tells best, in the left half of an image, the other tells worst.
+    share_HW = np.full((8, 8), 1 / 96)
+    share_HW[:, seed * 4 : seed * 4 + 4] = 1 / 48
+    maps.append(nats["nats"][:, None, None] * share_HW)
+    whole = {"index": nats["index"], "nats": maps[-1], "mean_nats": maps[-1].mean(0)}
+    storage.write_npz(run / storage.MAPS, whole)
+  assert run_compare(*runs) == 0
+  (row,) = storage.read_json(tmp_path / "comparison" / "comparison.json")
+  expected = np.log(np.exp(-np.stack(maps)).mean(0)).sum((1, 2)).mean()
+  assert row["nce_pixel_mixture_nats"] == pytest.approx(expected, rel=1e-6)
+  assert row["nce_mixture_nats"] < row["nce_pixel_mixture_nats"]
+  text = (tmp_path / "comparison" / "report.html").read_text(encoding="utf-8")
+  assert "conv2: mixture of 2, pixel by pixel" in text
 
 
 @pytest.mark.parametrize(

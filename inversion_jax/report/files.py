@@ -162,6 +162,16 @@ class Replicates(NamedTuple):
     """NCE of the runs' models as one density, in nats per image; its error is that of images."""
     return information.mean_with_error(-mixtures.mixture_nats(-self.nce_by_seed), self.sources)
 
+  @property
+  def pixel_mixture(self) -> information.Estimate | None:
+    """As `mixture`, of the mean of the probabilities of each pixel; None without all maps."""
+    maps = [run.maps.get("nats", np.zeros(0)) for run in self.runs]
+    if any(len(nats_NHW) != len(self.sources) for nats_NHW in maps):
+      return None
+    nats_MNP = np.stack([nats_NHW.reshape(len(nats_NHW), -1) for nats_NHW in maps])
+    nats_N = mixtures.nats_along(nats_MNP, share=1.0).sum(1)
+    return information.mean_with_error(-nats_N, self.sources)
+
   def mean(self, key: str) -> float | int | None:
     """The mean over seeds of a number in the summary; None where one lacks it."""
     values = [run.summary.get(key) for run in self.runs]

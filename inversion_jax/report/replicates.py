@@ -35,18 +35,21 @@ def section(comparison: SideBySide) -> Html:
 
 
 def _lines(row: Replicates, name: str) -> list[tuple]:
-  nce, mixture = row.nce, row.mixture
+  nce, mixture, by_pixel = row.nce, row.mixture, row.pixel_mixture
   best = max(
     (information.mean_with_error(values_N, row.sources) for values_N in row.nce_by_seed),
     key=lambda estimate: estimate.mean,
   )
-  gain = number(mixture.mean - nce.mean, 2)
   num = len(row.runs)
-  return [
+  lines = [
     (f"{name}: {num} seeds ({_listed(row.varied)})", *_cells(nce), ""),
     (f"{name}: best of {num}", *_cells(best), ""),
-    (f"{name}: mixture of {num}", *_cells(mixture), gain),
+    (f"{name}: mixture of {num}", *_cells(mixture), number(mixture.mean - nce.mean, 2)),
   ]
+  if by_pixel:
+    title = f"{name}: mixture of {num}, pixel by pixel"
+    lines.append((title, *_cells(by_pixel), number(by_pixel.mean - nce.mean, 2)))
+  return lines
 
 
 def _cells(estimate: information.Estimate) -> tuple[str, ...]:
@@ -68,8 +71,9 @@ def _mixture_words(rows: Sequence[Replicates]) -> list[str]:
   words = [
     "A mixture is the mean of the probabilities that all readers of a row give to a whole image:"
     " one exact density, never worse than the mean of its readers, and at most log(number of"
-    " readers) nats worse than the best of them. It is the tightest bound here; its interval covers"
-    " the images alone."
+    " readers) nats worse than the best of them. Pixel by pixel it is the mean of the probabilities"
+    " of each pixel given those before it, an exact density as well; it is given where the maps of"
+    " all test images are kept. Intervals of mixtures cover the images alone."
   ]
   if any("classifier" in row.varied and row.layer != UNCONDITIONAL for row in rows):
     words.append(

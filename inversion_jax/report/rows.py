@@ -191,6 +191,7 @@ def comparison_rows(comparison: SideBySide, parent_dir: pathlib.Path) -> list[di
         **_fields("nce_nats", nce),
         "nce_nats_seed_error": nce.seed_error if len(row.runs) > 1 else None,
         **_fields("nce_mixture_nats", row.mixture if len(row.runs) > 1 else None),
+        **_fields("nce_pixel_mixture_nats", row.pixel_mixture if len(row.runs) > 1 else None),
         "nce_nats_low": low,
         "nce_nats_high": high,
         "nce_relative_to_conv1": _relative(nce.mean, comparison.layers),
