@@ -79,7 +79,7 @@ def _cells(found):
 
 
 def _estimate(found, name):
-  return information.Estimate.read(found, name)
+  return information.Estimate.read(found, name, num=found["num_sources"])
 
 
 def _read(run):

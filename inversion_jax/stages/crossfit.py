@@ -57,6 +57,7 @@ def act(run: Run):
   rows = {"usual": usual_N, "same_half": same_N, "cross_fitted": crossed_N}
   found = {
     "inverter_step": run.finished("inverter")["best_step"],
+    "num_sources": len(np.unique(sources_N)),
     **{
       name: value
       for row, nats_N in rows.items()
