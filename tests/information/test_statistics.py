@@ -276,7 +276,8 @@ def test_pairs_that_share_three_seeds_are_rarely_called_different():
     wrong += any(each.verdict != "not resolved" for each in found)
     hits += covers(found[0].estimate, 0.0)
   assert wrong / 200 <= 0.07
-  assert 0.92 <= hits / 200 <= 0.98
+  # The squares of two reaches, each with its own quantile, add: that errs on the long side.
+  assert 0.92 <= hits / 200 <= 0.99
 
 
 def test_a_difference_of_paired_seeds_has_their_differences_as_its_spread():
