@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from inversion_jax import config as config_lib
 from inversion_jax import report, stages
-from inversion_jax.machine import locks, processes, progress, stopping, storage
+from inversion_jax.machine import compilation, locks, processes, progress, stopping, storage
 from inversion_jax.machine.errors import UserError, as_sentences, exit_with
 from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
@@ -33,15 +33,16 @@ _STAGES = flags.DEFINE_list(
   "stages",
   list(stages.DEFAULT),
   "Stages to run, in this order. Besides these there are checks (controls with a known answer), "
-  "brackets (the layer through noise and few bits, from both sides), neighbours (Table 1), gan "
+  "brackets (the layer through noise and few bits, from both sides), crossfit (classifier and "
+  "inverter on different halves of the training images), neighbours (Table 1), gan "
   "(figure 3) and gallery (every way to look inside; perceptual, deepsim and gated train parts of "
   "it); the report shows them if it comes after them.",
 )
 _JOBS = flags.DEFINE_integer(
   "jobs",
   0,
-  "Layers at the same time, each in a process with its share of the cores. 0: on a CPU one for "
-  "each core, else one.",
+  "Layers and replicates at the same time, each in a process with its share of the cores. 0: on a "
+  "CPU one for each core, else one.",
   lower_bound=0,
 )
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -50,7 +51,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 
 def main(_):
-  """Runs the stages of every layer, then compares the layers if there are several."""
+  """Runs the stages of every layer and replicate, then compares them if there are several."""
   if _DISTRIBUTED.value:
     processes.join()
   config, workdir = config_lib.check(_CONFIG.value), _workdir()
@@ -58,22 +59,32 @@ def main(_):
   if unknown or not _STAGES.value:
     raise UserError(f"--stages knows {', '.join(stages.STAGES)}, not {', '.join(unknown)!r}.")
   say("%d devices: %s", jax.device_count(), jax.devices()[0].device_kind)
-  runs = [Run(config_lib.for_layer(config, layer), workdir / layer) for layer in config.layers] or [
-    Run(config, workdir)
-  ]
-  stages.check(runs, _STAGES.value)
+  replicates = list(_replicates(config, workdir))
+  stages.check([run for _, runs in replicates for run in runs], _STAGES.value)
   with locks.owned(workdir):
-    _run_all(runs, workdir)
+    _run_all(replicates, workdir)
   if "report" in _STAGES.value and processes.is_first():
     print(f"The report is {workdir / storage.REPORT}")
 
 
-def _run_all(runs, workdir):
-  stages.go_through_all(runs, _STAGES.value, _JOBS.value)
-  are_layers = runs[0].folder != workdir
-  if are_layers and "neighbours" in _STAGES.value:
-    report.write_table_1(workdir, [run.folder for run in runs])
-  if are_layers and "report" in _STAGES.value:
+def _replicates(config, workdir):
+  """(folder, runs in it) of every replicate: its layers below the folder, or the run that it is."""
+  for name, one in config_lib.replicates(config).items():
+    folder = workdir / name
+    layers = [Run(config_lib.for_layer(one, layer), folder / layer) for layer in one.layers]
+    yield folder, layers or [Run(one, folder)]
+
+
+def _run_all(replicates, workdir):
+  runs = [run for _, runs in replicates for run in runs]
+  # Replicates differ in numbers that their programs are given.
+  compiled = workdir / compilation.FOLDER if len(replicates) > 1 else None
+  stages.go_through_all(runs, _STAGES.value, _JOBS.value, compiled)
+  if "neighbours" in _STAGES.value:
+    for folder, layers in replicates:
+      if layers[0].folder != folder:
+        report.write_table_1(folder, [run.folder for run in layers])
+  if "report" in _STAGES.value and runs[0].folder != workdir:
     report.write_comparison(workdir, [run.folder for run in runs])
 
 

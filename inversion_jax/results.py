@@ -122,12 +122,17 @@ class Result:
     given = "" if self.layer == UNCONDITIONAL else f" | {self.layer}"
     return figures.nats_figure(self.nats, -self.nce, given)
 
+  @property
+  def nce_by_seed(self) -> Float[np.ndarray, "S N"]:
+    """log p(x | h) of each image; a row for each seed where there are several."""
+    return -self.nats[None]
+
   def minus(self, other: "Result") -> Estimate:
     """NCE of this minus NCE of `other` in nats, paired image by image."""
     return information.paired_difference(other.nats, self.nats, self.pairs.sources)
 
   def save(self, folder: pathlib.Path, facts: Mapping[str, Any]):
-    """Writes `nats.npz`, `maps.npz`, and `summary.json` with further `facts`."""
+    """Writes `nats.npz`, `maps.npz` if there are maps, and `summary.json` with further `facts`."""
     pairs = self.pairs
     arrays = {
       "index": pairs.index,
@@ -137,7 +142,8 @@ class Result:
       "live_nats": self.live_nats,
     }
     storage.write_npz(folder / storage.NATS, arrays)
-    storage.write_npz(folder / storage.MAPS, self.maps)
+    if self.maps:
+      storage.write_npz(folder / storage.MAPS, self.maps)
     storage.write_json(folder / storage.SUMMARY, {**self._summary(), **facts})
 
   def _summary(self):
@@ -161,6 +167,64 @@ class Result:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class MixtureResult(Result):
+  """The nats of test pairs under a mixture, and under each of its members.
+
+  Attributes:
+    members: in their order; without maps.
+    seeds: of the members.
+  """
+
+  members: tuple[Result, ...]
+  seeds: tuple[int, ...]
+
+  @property
+  def pooled(self) -> "Pooled":
+    """The members as replicates: their mean, with an error over images and seeds."""
+    nats_SN = np.stack([member.nats for member in self.members])
+    live_N = np.mean([member.live_nats for member in self.members], axis=0)
+    return Pooled(self.pairs, self.layer, nats_SN.mean(0), live_N, {}, nats_SN, self.seeds)
+
+  @property
+  def best(self) -> Result:
+    """The member with the fewest nats, by these test images."""
+    return min(self.members, key=lambda member: member.nats.mean())
+
+  def __str__(self) -> str:
+    gain = information.paired_difference(self.pooled.nats, self.nats, self.pairs.sources)
+    return (
+      f"mixture of {len(self.members)}: {super().__str__()}; {page.with_error(gain)} nats above"
+      f" the mean of its members, {page.with_error(self.minus(self.best))} above the best"
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pooled(Result):
+  """Replicates of one model; `nats` are means over them.
+
+  Attributes:
+    nats_SN: of each seed.
+    seeds: from which each was trained.
+  """
+
+  nats_SN: Float[np.ndarray, "S N"]
+  seeds: tuple[int, ...]
+
+  @functools.cached_property
+  def nce(self) -> Estimate:
+    """The negative cross entropy in nats per image; its error covers images and seeds."""
+    return information.mean_over_seeds(-self.nats_SN, self.pairs.sources)
+
+  @property
+  def nce_by_seed(self) -> Float[np.ndarray, "S N"]:
+    """log p(x | h) of each image, a row for each seed."""
+    return -self.nats_SN
+
+  def __str__(self) -> str:
+    return f"{super().__str__()}, {len(self.seeds)} seeds"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
   """Results of the same test images side by side; prints as a table with verdicts.
 
@@ -181,8 +245,10 @@ class Comparison:
   @functools.cached_property
   def differences(self) -> list[information.Difference]:
     """NCE(a) - NCE(b) of all pairs in nats, judged together; numbers are places in `results`."""
-    nats = [-result.nats[None] for result in self.results.values()]
-    return information.all_differences(nats, next(iter(self.results.values())).pairs.sources)
+    results = list(self.results.values())
+    rows = [one.nce_by_seed for one in results]
+    seeds = [one.seeds if isinstance(one, Pooled) else () for one in results]
+    return information.all_differences(rows, results[0].pairs.sources, seeds)
 
   def __str__(self) -> str:
     lines = [f"{name}: {result}" for name, result in self.results.items()]

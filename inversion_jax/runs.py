@@ -235,6 +235,17 @@ class Run:
 
   def images(self, split: str) -> Pairs:
     """`pairs` for the unconditional model: without h, so that no classifier is needed."""
+    return self._half(self._all_images(split), split, "inverter")
+
+  def classifier_images(self) -> Pairs:
+    """The images that the classifier may be trained on."""
+    return self._half(self._all_images("train"), "train", "classifier")
+
+  def _half(self, images, split, model):
+    half = self.config[model].half
+    return images.half(half) if half and split == "train" else images
+
+  def _all_images(self, split):
     if self._is_file:
       return self._file_pairs()[split].without_h()
     content = getattr(self.data, split)

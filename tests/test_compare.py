@@ -127,7 +127,8 @@ def test_the_best_unconditional_model_is_the_estimate_of_the_entropy(tmp_path):
 def test_seeds_are_one_row_with_their_spread_in_its_error(tmp_path):
   means = {0: 29.0, 1: 30.0, 2: 31.0}
   runs = [fake_run(tmp_path / f"conv2_{seed}", "conv2", nats, seed) for seed, nats in means.items()]
-  other = [fake_run(tmp_path / f"fc3_{seed}", "fc3", 31.0 + seed, seed) for seed in range(3)]
+  # Other seeds, so that nothing of them is shared.
+  other = [fake_run(tmp_path / f"fc3_{seed}", "fc3", 28.0 + seed, seed) for seed in range(3, 6)]
   assert run_compare(*runs, *other) == 0
   rows = storage.read_json(tmp_path / "comparison" / "comparison.json")
   assert [(row["layer"], row["num_seeds"]) for row in rows] == [("conv2", 3), ("fc3", 3)]
@@ -141,6 +142,81 @@ def test_seeds_are_one_row_with_their_spread_in_its_error(tmp_path):
   # Without the seeds the difference would be twenty errors.
   assert pair["verdict"] == "not resolved"
   assert "(3 seeds)" in (tmp_path / "comparison" / "report.html").read_text(encoding="utf-8")
+
+
+def test_rows_of_the_same_seeds_are_compared_seed_by_seed(tmp_path):
+  runs = [
+    fake_run(tmp_path / f"{layer}_{seed}", layer, nats + 5 * seed, seed)
+    for layer, nats in (("conv2", 30.0), ("fc3", 31.0))
+    for seed in range(3)
+  ]
+  # Given in another order, they are paired all the same; what a seed does to both rows cancels.
+  assert run_compare(*runs[:3], *reversed(runs[3:])) == 0
+  (pair,) = read_csv(tmp_path / "comparison" / "differences.csv")
+  assert float(pair["difference_nats"]) == pytest.approx(1.0)
+  assert float(pair["standard_error_nats"]) < 0.1
+  assert pair["verdict"] == "higher"
+  rows = storage.read_json(tmp_path / "comparison" / "comparison.json")
+  # Alone, a row's interval has both parts.
+  assert rows[0]["nce_nats_seed_error"] == pytest.approx(5 / np.sqrt(3))
+  assert rows[0]["nce_nats_standard_error"] > rows[0]["nce_nats_seed_error"]
+  assert rows[0]["seeds_vary"] == "classifier order inverter"
+
+
+def test_runs_of_one_classifier_and_several_inverters_are_one_row_that_says_so(tmp_path):
+  runs = [
+    fake_run(
+      tmp_path / f"{layer}_{seed}",
+      layer,
+      nats + seed,
+      seed,
+      classifier={"num_steps": 4, "seed": 0},
+      inverter={"order_seed": 0},
+    )
+    for layer, nats in (("conv2", 30.0), ("fc3", 31.0))
+    for seed in range(3)
+  ]
+  assert run_compare(*runs) == 0
+  rows = storage.read_json(tmp_path / "comparison" / "comparison.json")
+  assert [row["seeds_vary"] for row in rows] == ["inverter", "inverter"]
+  assert None not in [row["nce_envelope_nats"] for row in rows]
+  text = (tmp_path / "comparison" / "report.html").read_text(encoding="utf-8")
+  assert "the seeds of inverter differ" in text
+  assert "it bounds what they tell together" not in text
+
+
+def test_several_seeds_have_a_row_for_their_mixture(tmp_path):
+  runs = [fake_run(tmp_path / f"conv2_{seed}", "conv2", 30.0 + seed, seed) for seed in range(2)]
+  assert run_compare(*runs) == 0
+  (row,) = storage.read_json(tmp_path / "comparison" / "comparison.json")
+  first_N, second_N = (storage.read_npz(run / storage.NATS)["nats"] for run in runs)
+  expected = np.log((np.exp(-first_N) + np.exp(-second_N)) / 2).mean()
+  assert row["nce_mixture_nats"] == pytest.approx(expected)
+  assert row["nce_nats"] < row["nce_mixture_nats"]
+  text = (tmp_path / "comparison" / "report.html").read_text(encoding="utf-8")
+  assert "conv2: mixture of 2" in text
+  assert row["nce_pixel_mixture_nats"] is None, "no maps"
+  assert "it bounds what they tell together" in text
+
+
+def test_with_all_maps_seeds_are_mixed_pixel_by_pixel_too(tmp_path):
+  runs = [fake_run(tmp_path / f"conv2_{seed}", "conv2", 30.0 + seed, seed) for seed in range(2)]
+  maps = []
+  for seed, run in enumerate(runs):
+    nats = storage.read_npz(run / storage.NATS)
+    # What one seed tells best, in the left half of an image, the other tells worst.
+    share_HW = np.full((8, 8), 1 / 96)
+    share_HW[:, seed * 4 : seed * 4 + 4] = 1 / 48
+    maps.append(nats["nats"][:, None, None] * share_HW)
+    whole = {"index": nats["index"], "nats": maps[-1], "mean_nats": maps[-1].mean(0)}
+    storage.write_npz(run / storage.MAPS, whole)
+  assert run_compare(*runs) == 0
+  (row,) = storage.read_json(tmp_path / "comparison" / "comparison.json")
+  expected = np.log(np.exp(-np.stack(maps)).mean(0)).sum((1, 2)).mean()
+  assert row["nce_pixel_mixture_nats"] == pytest.approx(expected, rel=1e-6)
+  assert row["nce_mixture_nats"] < row["nce_pixel_mixture_nats"]
+  text = (tmp_path / "comparison" / "report.html").read_text(encoding="utf-8")
+  assert "conv2: mixture of 2, pixel by pixel" in text
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import shutil
+import types
 
 import archives
 import jax
@@ -171,3 +172,28 @@ def test_a_full_disk_is_one_sentence_and_a_bug_keeps_its_traceback(monkeypatch, 
   monkeypatch.setattr(main, "main", lambda _: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     main._guarded([])
+
+
+def test_replicates_of_layers_go_together_and_are_compared_above_them(monkeypatch, tmp_path):
+  told = {}
+
+  def go(runs, names, num_jobs, compiled):
+    told["runs"] = [(run.folder, run.config.seed, run.layer) for run in runs]
+    told["compiled"] = compiled
+
+  monkeypatch.setattr(main, "_STAGES", types.SimpleNamespace(value=["neighbours", "report"]))
+  monkeypatch.setattr(main, "_JOBS", types.SimpleNamespace(value=1))
+  monkeypatch.setattr(main.stages, "go_through_all", go)
+  for name in ("write_table_1", "write_comparison"):
+    made = told.setdefault(name, [])
+    monkeypatch.setattr(main.report, name, lambda to, of, made=made: made.append((to, of)))
+  config = edited(get_config("digits"), layers=("fc3", "logits"), seeds=2)
+  main._run_all(list(main._replicates(config, tmp_path)), tmp_path)
+  folders = [tmp_path / f"seed_{seed}" / layer for seed in (0, 1) for layer in ("fc3", "logits")]
+  assert told["runs"] == list(zip(folders, (0, 0, 1, 1), ("fc3", "logits") * 2, strict=True))
+  assert told["compiled"].parent == tmp_path
+  assert told["write_comparison"] == [(tmp_path, folders)]
+  assert told["write_table_1"] == [
+    (tmp_path / "seed_0", folders[:2]),
+    (tmp_path / "seed_1", folders[2:]),
+  ]

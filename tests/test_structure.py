@@ -22,8 +22,8 @@ LADDER = [
     "machine.compilation",
   ),
   *("data.images", "data.batches", "data.datasets", "data.reduced", "data.loading"),
-  *("information.statistics", "information.codelength", "information.diversity"),
-  "information.neighbours",
+  *("information.statistics", "information.mixtures", "information.codelength"),
+  *("information.diversity", "information.neighbours"),
   *(
     "features.deconvnets",
     "features.classifiers",

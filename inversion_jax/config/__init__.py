@@ -12,6 +12,7 @@ from inversion_jax.config.saved import (
   leaves,
   restored,
 )
+from inversion_jax.config.seeds import classifier_seed, order_seed, replicates
 from inversion_jax.config.validity import check, inverter_field, named
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
   "ConfigDict",
   "check",
   "classifier_identity",
+  "classifier_seed",
   "default",
   "differences",
   "file_of",
@@ -32,6 +34,8 @@ __all__ = [
   "is_file",
   "leaves",
   "named",
+  "order_seed",
   "preset",
+  "replicates",
   "restored",
 ]

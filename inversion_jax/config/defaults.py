@@ -6,11 +6,15 @@ from ml_collections import ConfigDict
 
 from inversion_jax.features import classifiers
 from inversion_jax.fitting import training
+from inversion_jax.machine.limits import SAME_SEED
 from inversion_jax.models import gans, optimisation
 from inversion_jax.models.decoders import Decoder
 
 NO_LAYER = ""
 BEST_STEP = -1
+# What replicates may have of their own: the classifier with its order, the order of the inverter,
+# and all else that is random: initialisation, dropout, noise and samples.
+SEEDED = ("classifier", "order", "inverter")
 # The only layer of a data set that is a file of images and features.
 STORED_LAYER = "h"
 FILE_ENDING = ".npz"
@@ -22,6 +26,9 @@ def default() -> ConfigDict:
   """The configuration that every file of `configs/` starts from: the paper's, on MNIST."""
   config = ConfigDict()
   config.seed = 0
+  # Replicates of every run, of the seeds seed, seed + 1, ...: one row of a comparison.
+  config.seeds = 1
+  config.vary = ",".join(SEEDED)  # what a replicate has of its own; the rest keeps the first seed
   config.dtype = "float32"  # of the inverter's activations; "bfloat16" for accelerators
   config.layers = ()  # several layers: one run for each, compared
   config.data = ConfigDict(
@@ -39,6 +46,8 @@ def default() -> ConfigDict:
   config.classifier.update(
     {
       "patience": 20,
+      "half": 0,  # of the training images: 1 or 2 for one of two halves; 0 is all
+      "seed": SAME_SEED,
       "num_train": 0,  # train the classifier on the first images alone; 0 is all
       "snapshot_steps": (0, 100, 1_000, 10_000, 100_000),
     }
@@ -58,6 +67,8 @@ def default() -> ConfigDict:
   config.inverter = _recipe()
   # Filters are rounded up to a multiple while training; it is the same model. 64 is for GPUs.
   config.inverter.filter_multiple = 1
+  config.inverter.half = 0  # as the classifier's, and of all that is learnt from h
+  config.inverter.order_seed = SAME_SEED  # of the order in which it visits the images
   config.inverter.likelihood = ConfigDict(
     {"name": "auto", "num_components": 10, "min_log_scale": -7.0}
   )

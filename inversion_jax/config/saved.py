@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from inversion_jax import inversion
 from inversion_jax.config.defaults import MODELS, default
+from inversion_jax.config.seeds import classifier_seed
 from inversion_jax.models.optimisation import Descent
 
 # Fields that only say how long, how often or where: a later run of a folder may change them.
@@ -80,10 +81,12 @@ def differences(saved: dict, config: ConfigDict) -> list[str]:
 
 def classifier_identity(config: ConfigDict | dict) -> dict[str, typing.Any]:
   """All that decides what the classifier becomes: runs that agree in it can share one."""
-  return {
+  # A field that is newer than a folder had its default there.
+  fields = dict(leaves(default())) | dict(leaves(config))
+  decisive = {
     field: value
-    for field, value in leaves(config)
-    if field == "seed"
-    or field.startswith("classifier.")
+    for field, value in fields.items()
+    if field.startswith("classifier.")
     or (field.startswith("data.") and field not in ("data.dir", "data.num_test"))
   }
+  return decisive | {"classifier.seed": classifier_seed(config)}

@@ -16,13 +16,14 @@ from inversion_jax.config.defaults import (
   BEST_STEP,
   MODELS,
   NO_LAYER,
+  SEEDED,
   STORED_LAYER,
   default,
   is_file,
 )
 from inversion_jax.config.saved import leaves
 from inversion_jax.data import loading
-from inversion_jax.features import classifiers, noise, wrappers
+from inversion_jax.features import classifiers, noise, pairs, wrappers
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.machine import limits
 from inversion_jax.machine.errors import UserError
@@ -94,6 +95,8 @@ ELEMENTS: dict[str, tuple[type, int | None]] = {
   "brackets.sigmas": (float, None),
   "brackets.bits": (int, None),
 }
+# More is a typing error.
+MAX_SEEDS = 1_000
 WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "True or False"}
 
 
@@ -106,6 +109,7 @@ def check(config: Any) -> ConfigDict:
   _check_types(config)
   _check_layers(config)
   limits.check_number("seed", config.seed, limits.SEED)
+  _check_seeds(config)
   for limit, fields in LIMITS.items():
     for field in fields:
       limits.check_number(field, _value(config, field), limit)
@@ -129,6 +133,8 @@ def check(config: Any) -> ConfigDict:
   for bits in config.brackets.bits:
     limits.check_one_of("brackets.bits", bits, range(1, noise.MAX_BITS + 1))
   limits.check_one_of("sample.sampler", config.sample.sampler, sampling.SAMPLERS)
+  for model in ("classifier", "inverter"):
+    limits.check_one_of(f"{model}.half", config[model].half, (0, *pairs.HALVES))
   _check_step(config)
   if config.inverter.start_reader_from_decoder:
     _check_decoder(config)
@@ -167,6 +173,23 @@ def _check_tuple(field, values):
     _check_type(field, value, kind)
   if length is not None and len(values) != length:
     raise UserError(f"{field}={values} must have {length} values, one for each convolution.")
+
+
+def _check_seeds(config):
+  for field in ("classifier.seed", "inverter.order_seed"):
+    if _value(config, field) != limits.SAME_SEED:
+      limits.check_number(field, _value(config, field), limits.SEED)
+  limits.check_number("seeds", config.seeds, limits.within(1, MAX_SEEDS))
+  limits.check_number("seed", config.seed + config.seeds - 1, limits.SEED)
+  given = config.vary.split(",")
+  for part in given:
+    limits.check_one_of("vary", part, SEEDED)
+  has_layer = config.representation.layer or config.layers
+  if config.seeds > 1 and given == ["classifier"] and (not has_layer or is_file(config.data.name)):
+    raise UserError(
+      "vary=classifier leaves all replicates alike, since the run trains no classifier; vary the "
+      "order or the inverter."
+    )
 
 
 def _check_step(config):

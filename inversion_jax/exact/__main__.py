@@ -2,6 +2,7 @@ r"""Measures the bound, and other estimators, where the true mutual information 
 
 python -m inversion_jax.exact --quick                          # every task, minutes on a laptop
 python -m inversion_jax.exact --task=ising,pool --output=runs/exact
+python -m inversion_jax.exact --mixture=3 --task=pool --quick   # several seeds as one density
 python -m inversion_jax.exact --brackets --quick --output=runs/exact   # through noise: both sides
 python -m inversion_jax.exact --codelength --quick --output=runs/exact   # while it learns
 """
@@ -10,7 +11,7 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
-from inversion_jax.exact import codelength, curves, measure, others
+from inversion_jax.exact import codelength, curves, measure, mixing, others
 from inversion_jax.exact.tasks import TASKS
 from inversion_jax.machine import progress, storage
 from inversion_jax.machine.errors import Parser, as_sentences
@@ -29,6 +30,7 @@ CODELENGTH_HEADER = (
   "the last of it",
 )
 CODELENGTH_HEADER += ("I(x; h)", "saved by h", "seconds")
+MIXTURE = "mixture.json"
 HEADER = ("task", "truth", "bound", "gap", "reached", "seconds")
 
 
@@ -44,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
       _run_codelengths(recipe, given)
     elif given.brackets:
       _run_brackets(recipe, given)
+    elif given.mixture:
+      _run_mixtures(recipe, given)
     else:
       _run_tasks(recipe, given)
 
@@ -108,6 +112,32 @@ def _codelength_cells(told):
   return told.task.name, *counts, mean, excess, last, *ends
 
 
+def _run_mixtures(recipe, given):
+  found = []
+  for name in given.task:
+    progress.say("%s: %d members", name, given.mixture)
+    found.append(mixing.measured(TASKS[name](), recipe, given.seed, given.mixture))
+    if given.output:
+      storage.write_json(given.output / MIXTURE, [one.as_json() for one in found])
+  shares = (f"mixture, share {share:g}" for share in mixing.SHARES)
+  print("Nats of log p(x | h) that are missed, ± one standard error; the fewer the better.")
+  header = ("task", "truth", "members", *shares, "above the best")
+  _print_rows([header, *map(_mixture_cells, found)])
+  for one in found:
+    if not one.is_valid:
+      print(f"{one.task.name}: a density exceeds the truth by more than three standard errors.")
+
+
+def _mixture_cells(mixed):
+  def cell(estimate):
+    return f"{estimate.mean:.3f} ± {estimate.standard_error:.3f}"
+
+  members = ", ".join(f"{gap.mean:.3f}" for gap in mixed.gaps)
+  mixtures = map(cell, mixed.mixture_gaps.values())
+  truth = f"{mixed.task.truth_nats:.3f}"
+  return mixed.task.name, truth, members, *mixtures, cell(mixed.over_best)
+
+
 def _bracket_cells(row):
   nats = "infinite" if row["nats"] is None else f"{row['nats']:.3f}"
   error = "none" if row["standard_error"] is None else f"{row['standard_error']:.3f}"
@@ -132,6 +162,13 @@ def _parser():
     action="store_true",
     help="instead of the estimates: what images cost before they are learnt, beside the entropy",
   )
+  parser.add_argument(
+    "--mixture",
+    type=_num_members,
+    default=0,
+    metavar="M",
+    help="instead of the tasks' table: M inverters of each task, of other seeds, as one density",
+  )
   parser.add_argument("--output", type=pathlib.Path, help="folder for exact.json")
   parser.add_argument("--seed", type=int, default=0, help="of the draws and of the training")
   parser.add_argument(
@@ -141,6 +178,12 @@ def _parser():
     help="whether to run the other estimators too",
   )
   return parser
+
+
+def _num_members(text):
+  if not text.isdecimal() or int(text) < 2:
+    raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 2")
+  return int(text)
 
 
 def _task_names(text):

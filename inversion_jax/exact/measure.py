@@ -11,7 +11,7 @@ from inversion_jax.exact.tasks import Draws, Task
 from inversion_jax.features.pairs import Pairs, pairs
 from inversion_jax.fitting import training
 from inversion_jax.information.statistics import Estimate
-from inversion_jax.inversion import Network
+from inversion_jax.inversion import Inversion, Network
 
 QUICK = training.Recipe(
   batch_size=64,
@@ -93,7 +93,7 @@ def learnt(
   *,
   with_h: bool = True,
   codelength: bool = False,
-) -> tuple[inversion.Inversion, Draws, Draws]:
+) -> tuple[Inversion, Draws, Draws]:
   """An inverter trained on fresh draws, each seen once, with these draws and others to test it on.
 
   Args:
@@ -103,22 +103,43 @@ def learnt(
     with_h: whether it sees h, or is p(x).
     codelength: whether every draw is scored before it is learnt.
   """
-  num_logs = round(recipe.num_steps * task.num_steps_factor / recipe.log_every)
-  num_steps = max(1, num_logs) * recipe.log_every
-  recipe = dataclasses.replace(recipe, num_steps=num_steps)
+  train, test, validation = draws(task, recipe, seed)
+  model = fitted(task, recipe, train, validation, seed, with_h=with_h, codelength=codelength)
+  return model, train, test
+
+
+def draws(task: Task, recipe: training.Recipe, seed: int) -> tuple[Draws, Draws, Draws]:
+  """What a model is trained on, each image once, tested on and validated on."""
   rng = np.random.default_rng((seed, 1))
-  train = task.draw(rng, recipe.num_steps * recipe.batch_size)
-  test, validation = task.draw(rng, NUM_TEST), task.draw(rng, NUM_VALIDATION)
-  given = [pairs_of(task, draws) for draws in (train, validation)]
-  model = inversion.fitted(
+  num_train = _num_steps(task, recipe) * recipe.batch_size
+  return tuple(task.draw(rng, num) for num in (num_train, NUM_TEST, NUM_VALIDATION))
+
+
+def fitted(
+  task: Task,
+  recipe: training.Recipe,
+  train: Draws,
+  validation: Draws,
+  seed: int,
+  *,
+  with_h: bool = True,
+  codelength: bool = False,
+) -> Inversion:
+  """The ordinary inverter, trained for as long as the task takes; see `learnt`."""
+  given = [pairs_of(task, drawn) for drawn in (train, validation)]
+  return inversion.fitted(
     *(given if with_h else [of.without_h() for of in given]),
     NETWORK,
-    recipe,
+    dataclasses.replace(recipe, num_steps=_num_steps(task, recipe)),
     seed=seed,
     batch_size=BATCH_SIZE,
     codelength=codelength,
   )
-  return model, train, test
+
+
+def _num_steps(task, recipe):
+  num_logs = round(recipe.num_steps * task.num_steps_factor / recipe.log_every)
+  return max(1, num_logs) * recipe.log_every
 
 
 def pairs_of(task: Task, draws: Draws) -> Pairs:

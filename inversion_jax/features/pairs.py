@@ -19,6 +19,7 @@ from inversion_jax.machine.errors import UserError
 
 # As the sets that have no validation split: the last tenth, 5,000 at most.
 HELD_OUT_FRACTION, MAX_HELD_OUT = 10, 5_000
+HALVES = (1, 2)
 # Levels are counted from the images only below this; brighter ones are taken for 256 levels.
 MAX_COUNTED_LEVELS = 128
 NO_LABEL = -1
@@ -107,6 +108,13 @@ class Pairs:
     # Versions of one original would let the test images be learnt by heart.
     is_test_N = np.isin(self.sources, self.sources[is_test_N])
     return self.rows(np.flatnonzero(~is_test_N)), self.rows(np.flatnonzero(is_test_N))
+
+  def half(self, number: int) -> "Pairs":
+    """Half 1 or half 2 of the pairs, which together are all; images of one source stay together."""
+    sources = np.unique(self.sources)
+    order = np.random.default_rng(0).permutation(len(sources))
+    chosen = sources[order[HALVES.index(number) :: len(HALVES)]]
+    return self.rows(np.flatnonzero(np.isin(self.sources, chosen)))
 
   def held_out(self, num: int | None = None) -> tuple["Pairs", "Pairs"]:
     """(pairs to train on, the last `num` to validate on): None is a tenth, 5,000 at most."""

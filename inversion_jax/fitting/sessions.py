@@ -77,7 +77,12 @@ class Trained(NamedTuple):
 
 
 def train(
-  subject: Subject, recipe: Recipe, *, seed: int, folder: pathlib.Path | None = None
+  subject: Subject,
+  recipe: Recipe,
+  *,
+  seed: int,
+  order_seed: int | None = None,
+  folder: pathlib.Path | None = None,
 ) -> Trained:
   """Trains `subject`; with a folder from its newest checkpoint on, and notes there where it ended.
 
@@ -85,6 +90,7 @@ def train(
     subject: the model.
     recipe: how it is trained.
     seed: of initialisation, order and dropout.
+    order_seed: of the order alone; None is `seed`.
     folder: a run folder; None keeps everything in memory.
 
   Raises:
@@ -94,7 +100,10 @@ def train(
     recipe.batch_size, subject.num_images, f"{subject.name}.batch_size", recipe.num_microbatches
   )
   rows_fn = functools.partial(
-    batches.train_rows, seed=seed, batch_size=recipe.batch_size, num_images=subject.num_images
+    batches.train_rows,
+    seed=seed if order_seed is None else order_seed,
+    batch_size=recipe.batch_size,
+    num_images=subject.num_images,
   )
   root_key = jax.random.key(seed)
   step_key = training.key_for(root_key, subject.name)

@@ -226,6 +226,8 @@ class Step:
   more than twice as long for twice the size. The parts are called from the host: inside a compiled
   loop XLA:CPU ran the same convolutions ten times slower, and without a loop it kept all parts in
   memory.
+
+  The key is an argument of the gradient: runs of other seeds have the same program.
   """
 
   def __init__(self, loss_fn: Callable, recipe: Recipe, root_key: Array, unit: str = NATS):
@@ -238,9 +240,10 @@ class Step:
 
   def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
     """The next state, and metrics; the memory of `state` is given up."""
-    sums = self._gradient(state.params, state.step, batch, 0)
+    sums = self._gradient(self.root_key, state.params, state.step, batch, 0)
     for part in range(1, self.recipe.num_microbatches):
-      sums = self._add(sums, self._gradient(state.params, state.step, batch, part))
+      terms = self._gradient(self.root_key, state.params, state.step, batch, part)
+      sums = self._add(sums, terms)
     return self._descend(state, sums)
 
   def memory_bytes(self, state: TrainState, batch: Any) -> int:
@@ -248,7 +251,7 @@ class Step:
 
     `state` may be shapes.
     """
-    gradient = self._gradient.lower(state.params, state.step, batch, 0)
+    gradient = self._gradient.lower(self.root_key, state.params, state.step, batch, 0)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
       compiling = pool.submit(gradient.compile)
       descend = self._descend.lower(state, _on_all_devices(gradient.out_info)).compile()
@@ -259,10 +262,10 @@ class Step:
       held += _num_bytes(state.params)  # the sum beside a part's gradient
     return max(costs.program_bytes(gradient) + held, costs.program_bytes(descend))
 
-  def _gradient_of_part(self, params, step, batch, part):
+  def _gradient_of_part(self, root_key, params, step, batch, part):
     """Loss and metrics of a part, and the gradient."""
     num_parts = self.recipe.num_microbatches
-    key = key_for(self.root_key, "dropout", step)
+    key = key_for(root_key, "dropout", step)
     if num_parts == 1:
       return self._value_and_grad(params, batch, key)
 

@@ -10,11 +10,13 @@ how an experiment is laid out.
 """
 
 from inversion_jax.inversion.comparing import compare
+from inversion_jax.inversion.crossing import cross_fit
 from inversion_jax.inversion.fitting import first_batch, fit, fitted, subject
 from inversion_jax.inversion.folders import (
   BEFORE,
   FREE_FIELDS,
   NAME,
+  REPLICATE,
   STATISTICS,
   fit_statistics,
   load,
@@ -23,6 +25,7 @@ from inversion_jax.inversion.folders import (
   saved_standardiser,
 )
 from inversion_jax.inversion.hub import pull, push
+from inversion_jax.inversion.mixing import Mixture, mixture
 from inversion_jax.inversion.model import Inversion, mapped_rows
 from inversion_jax.inversion.networks import (
   DTYPES,
@@ -45,21 +48,25 @@ __all__ = [
   "FREE_FIELDS",
   "MODULE_FIELDS",
   "NAME",
+  "REPLICATE",
   "STATISTICS",
   "VECTOR_DROPOUT",
   "WEIGHT_DECAY",
   "Cost",
   "Inversion",
+  "Mixture",
   "Network",
   "Observed",
   "compare",
   "cost",
+  "cross_fit",
   "first_batch",
   "fit",
   "fit_statistics",
   "fitted",
   "load",
   "mapped_rows",
+  "mixture",
   "network_of",
   "param_shapes",
   "pull",

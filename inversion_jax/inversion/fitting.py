@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import tempfile
 from typing import Any
 
 import jax
@@ -15,10 +16,11 @@ from inversion_jax.fitting import sessions
 from inversion_jax.fitting.training import Recipe, TrainState
 from inversion_jax.inversion import first_pass, folders
 from inversion_jax.inversion.folders import NAME
+from inversion_jax.inversion.mixing import Mixture, mixture
 from inversion_jax.inversion.model import Inversion, pixel_nats, words_of
 from inversion_jax.inversion.networks import Network, initial_params, suited
 from inversion_jax.inversion.observed import AS_IT_IS, Observed
-from inversion_jax.machine import limits, locks, placement, progress
+from inversion_jax.machine import compilation, limits, locks, placement, progress
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
 from inversion_jax.models.inverters import amortised, from_decoder
@@ -127,6 +129,7 @@ def fitted(
   *,
   observed: Observed = AS_IT_IS,
   seed: int = 0,
+  order_seed: int | None = None,
   folder: pathlib.Path | None = None,
   start_from: Inversion | None = None,
   decoder_params: Any = None,
@@ -141,6 +144,7 @@ def fitted(
     recipe: how it is trained.
     observed: how h reaches it.
     seed: of initialisation, order, dropout and noise.
+    order_seed: of the order alone; None is `seed`.
     folder: a run folder, resumed if it has been begun; None keeps everything in memory.
     start_from: a trained p(x) of the same network, whose function it begins with.
     decoder_params: of a trained decoder of the reader's parts, with which the reader begins.
@@ -168,7 +172,7 @@ def fitted(
     batch_size=batch_size,
     codelength=codelength,
   )
-  trained = sessions.train(learnt, recipe, seed=seed, folder=folder)
+  trained = sessions.train(learnt, recipe, seed=seed, order_seed=order_seed, folder=folder)
   return Inversion(
     inverter=network.inverter(train.num_levels, train.image_shape[-1]),
     params=trained.ema_params,
@@ -198,8 +202,9 @@ def fit(
   start_from: Inversion | None = None,
   seed: int = 0,
   codelength: bool = True,
+  seeds: int = 1,
   quiet: bool = False,
-) -> Inversion:
+) -> Inversion | Mixture:
   """Learns p(x | h) of the images and features in `train`, or p(x) where they have no h.
 
   h is standardised, a tenth is held out for validation, and the step with the fewest validation
@@ -214,6 +219,8 @@ def fit(
     start_from: a fitted p(x) to begin from.
     seed: of everything random.
     codelength: score every image of the first pass before it is learnt, see `Inversion.codelength`.
+    seeds: replicates, of the seeds `seed`, `seed` + 1, ...: their mixture, whose `members` are the
+      models; each has a folder `seed_...` of its own.
     quiet: show no progress.
 
   Raises:
@@ -221,15 +228,21 @@ def fit(
   """
   _check_kind("fit", train, Pairs, "pairs(x, h)")
   limits.check_integer("seed", seed, limits.SEED)
+  limits.check_integer("seeds", seeds, limits.ABOVE_ZERO)
   if start_from is not None:
     _check_start(start_from, train)
+  folder = folder and pathlib.Path(folder)
+  if seeds > 1:
+    same = {"validation": validation, "network": network, "recipe": recipe}
+    same |= {"num_steps": num_steps, "start_from": start_from, "quiet": quiet}
+    same |= {"codelength": codelength}
+    return _replicates(functools.partial(fit, train, **same), range(seed, seed + seeds), folder)
   network, recipe = _settings(train, network, recipe, num_steps)
   network.check_images(train.image_shape)
   train, validation = train.held_out() if validation is None else (train, validation)
   _check_validation(train, validation)
   if len(train) < recipe.batch_size:
     recipe = dataclasses.replace(recipe, batch_size=placement.rounded_up(len(train) // 2))
-  folder = folder and pathlib.Path(folder)
   with progress.shown(quiet), locks.owned(folder) if folder else contextlib.nullcontext():
     seen = checks.fingerprints(train)
     checks.tell(checks.check_apart(seen, validation, "validation"))
@@ -255,6 +268,19 @@ def fit(
       codelength=codelength,
     )
   return dataclasses.replace(model, train=frozenset(seen))
+
+
+def _replicates(fit_one, seeds, folder):
+  """The mixture of models of some seeds, which find what the first has compiled."""
+  with contextlib.ExitStack() as stack:
+    above = folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    stack.enter_context(compilation.kept_in(above / compilation.FOLDER))
+    return mixture(
+      [
+        fit_one(seed=seed, folder=folder and folder / f"{folders.REPLICATE}{seed}")
+        for seed in seeds
+      ]
+    )
 
 
 def _settings(train, network, recipe, num_steps):

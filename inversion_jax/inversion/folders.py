@@ -22,6 +22,8 @@ from inversion_jax.machine.errors import UserError
 from inversion_jax.results import UNCONDITIONAL
 
 STATISTICS = "representation.npz"
+# How the folders of replicates are named, before their seed.
+REPLICATE = "seed_"
 # What a folder that `fit` has begun may change.
 FREE_FIELDS = ("num_steps", "log_every", "validate_every", "patience", "num_microbatches")
 MADE_BY_FIT = "inversion_jax.fit"

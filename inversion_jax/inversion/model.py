@@ -101,9 +101,7 @@ class Inversion:
       UserError: other images or another h, or many of the pairs are among those trained on.
     """
     start = time.monotonic()
-    self._check(test)
-    if self.train:
-      checks.tell(checks.check_apart(self.train, test, "test"))
+    self.check_unseen(test)
     result = self.score(test, num_maps=num_maps)
     if self.folder and save:
       with locks.owned(self.folder):
@@ -115,27 +113,12 @@ class Inversion:
 
   def score(self, test: Pairs, *, num_maps: int = 1_000) -> Result:
     """`evaluate` without its checks and without writing."""
-    rows_n = mapped_rows(len(test), num_maps)
-    kept, columns, sum_HW, start = [], [], 0.0, 0
-    for batch in self.pixel_nats(test, [self.params, self.live_params], "evaluate"):
-      columns.append([nats_BHW.sum((1, 2)) for nats_BHW in batch])
-      nats_BHW, _ = batch
-      here = rows_n[(rows_n >= start) & (rows_n < start + len(nats_BHW))]
-      kept.append(nats_BHW[here - start].astype(np.float32))
-      sum_HW = sum_HW + nats_BHW.sum(0)
-      start += len(nats_BHW)
-    nats_N, live_nats_N = (np.concatenate(column) for column in zip(*columns, strict=True))
-    maps = {
-      "index": test.index[rows_n],
-      "image": test.images[rows_n],
-      "nats": np.concatenate(kept),
-      "mean_nats": sum_HW / len(test),
-    }
-    return Result(test, self.layer, nats_N, live_nats_N, maps)
+    batches = self.pixel_nats(test, [self.params, self.live_params], "evaluate")
+    return Result(test, self.layer, *put_together(test, batches, num_maps))
 
   def nats(self, of: Pairs, *, first_row: int = 0) -> Float[np.ndarray, " N"]:
     """-log p(x | h) of each image; with `first_row` of the pixels from that row on alone."""
-    self._check(of)
+    self.check(of)
     batches = self.pixel_nats(of, [self.params], "score")
     return np.concatenate([nats_BHW[:, first_row:].sum((1, 2)) for (nats_BHW,) in batches])
 
@@ -160,20 +143,27 @@ class Inversion:
     Returns:
       Levels (N, num, H, W, C); (num, H, W, C) without h.
     """
-    if isinstance(num, bool) or not isinstance(num, int) or num < 1:
-      raise UserError(f"num={num!r} must be a positive integer.")
+    check_num(num)
+    drawn = self.draw(self.blank(h), num, sampler=sampler, batch_size=batch_size)
+    return drawn[0] if h is None else drawn
+
+  def blank(self, h: Any) -> Pairs:
+    """Pairs of these h, or of none, whose images are still to be drawn.
+
+    Raises:
+      UserError: h is not as the model's.
+    """
     if (h is None) != (self.h_shape is None):
       needs = "no h" if self.h_shape is None else f"h of shape {(-1, *self.h_shape)}"
       raise UserError(f"This model needs {needs}.")
     h = None if h is None else pairs.array_of(h, "h")
     num_rows = 1 if h is None else len(h)
-    blank = np.zeros((num_rows, *self.image_shape), np.uint8)
+    images = np.zeros((num_rows, *self.image_shape), np.uint8)
     index = np.arange(num_rows)
     features = None if h is None else sources.Stored(h, self.layer)
-    given = Pairs(blank, features, index, index, index, self.num_levels)
-    self._check(given)
-    drawn = self.draw(given, num, sampler=sampler, batch_size=batch_size)
-    return drawn[0] if h is None else drawn
+    given = Pairs(images, features, index, index, index, self.num_levels)
+    self.check(given)
+    return given
 
   def draw(
     self,
@@ -198,7 +188,27 @@ class Inversion:
       parts: keeps finished batches: `load(start)` gives one or None, `save(start, levels)`.
     """
     rows_M, sample_M = np.divmod(np.arange(len(of) * num_samples), num_samples)
-    batch_size = min(placement.rounded_up(batch_size), placement.rounded_up(len(rows_M)))
+    settings = {"sampler": sampler, "num_given_rows": num_given_rows, "parts": parts}
+    batch_size = min(batch_size, len(rows_M))
+    drawn_MHWC = self.draw_rows(of, rows_M, sample_M, batch_size=batch_size, **settings)
+    return drawn_MHWC.reshape(len(of), num_samples, *self.image_shape)
+
+  def draw_rows(
+    self,
+    of: Pairs,
+    rows_M: Int[np.ndarray, " M"],
+    sample_M: Int[np.ndarray, " M"],
+    *,
+    sampler: str = "auto",
+    batch_size: int = 80,
+    num_given_rows: int = 0,
+    parts: Any = None,
+  ) -> UInt8[np.ndarray, "M H W C"]:
+    """`draw` of single samples: for each of these rows the sample of this number.
+
+    Every batch is full, whatever the number of rows, so that calls share a program.
+    """
+    batch_size = placement.rounded_up(batch_size)
     draw = self._draw_fn(of, sampler, num_given_rows)
     drawn = []
     with track("sample", len(rows_M), unit="image") as shown:
@@ -211,7 +221,7 @@ class Inversion:
             parts.save(start, levels_BHWC)
         drawn.append(levels_BHWC[: len(rows_M) - start])
         shown.update(len(drawn[-1]))
-    return np.concatenate(drawn).reshape(len(of), num_samples, *self.image_shape)
+    return np.concatenate(drawn)
 
   def _draw_fn(self, of, sampler, num_given_rows):
     """`draw(rows_B, sample_B)` -> uint8 levels of one sample for each of these pairs."""
@@ -220,7 +230,8 @@ class Inversion:
     sample_key = training.key_for(root_key, "sample")
 
     @placement.per_device
-    def draw_batch(params, z, images_BHWC, index_B, sample_B):
+    def draw_batch(params_and_key, z, images_BHWC, index_B, sample_B):
+      params, sample_key = params_and_key
       keys_B = sampling.sample_keys(sample_key, index_B, sample_B)
       model = self.inverter.bind({"params": params})
       given_BRWC = images_BHWC[:, :num_given_rows] if num_given_rows else None
@@ -234,7 +245,9 @@ class Inversion:
     def draw(rows_B, sample_B):
       batch = seen.batch(rows_B)
       index_B, sample_B = placement.put_batch((of.index[rows_B], sample_B))
-      drawn = draw_batch(self.params, batch["h"], batch["image"], index_B, sample_B)
+      # The key is an argument, so that models of other seeds have the same program.
+      state = self.params, sample_key
+      drawn = draw_batch(state, batch["h"], batch["image"], index_B, sample_B)
       return np.asarray(drawn, np.uint8)
 
     return draw
@@ -274,7 +287,14 @@ class Inversion:
       else {NAME: self.note["seconds"]},
     }
 
-  def _check(self, given: Pairs):
+  def check_unseen(self, test: Pairs):
+    """`check`, and UserError if many of the pairs are among those trained on; few are told."""
+    self.check(test)
+    if self.train:
+      checks.tell(checks.check_apart(self.train, test, "test"))
+
+  def check(self, given: Pairs):
+    """Raises UserError unless images and h have the model's shapes, and levels that it knows."""
     h_shape = given.features.shape if given.features else None
     if h_shape != self.h_shape:
       raise UserError(
@@ -293,9 +313,38 @@ class Inversion:
       )
 
 
+def check_num(num: Any):
+  """Raises UserError unless `num` can be a number of samples."""
+  if isinstance(num, bool) or not isinstance(num, int) or num < 1:
+    raise UserError(f"num={num!r} must be a positive integer.")
+
+
 def words_of(h_shape: Sequence[int] | None) -> str:
   """An h of this shape, in words."""
   return "no h" if h_shape is None else f"an h of shape {tuple(h_shape)}"
+
+
+def put_together(
+  test: Pairs, batches: Iterator[tuple[np.ndarray, np.ndarray]], num_maps: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+  """(nats, live nats, maps) of images whose nats and live nats come batch by batch, by pixel."""
+  rows_n = mapped_rows(len(test), num_maps)
+  kept, columns, sum_HW, start = [], [], 0.0, 0
+  for batch in batches:
+    columns.append([nats_BHW.sum((1, 2)) for nats_BHW in batch])
+    nats_BHW, _ = batch
+    here = rows_n[(rows_n >= start) & (rows_n < start + len(nats_BHW))]
+    kept.append(nats_BHW[here - start].astype(np.float32))
+    sum_HW = sum_HW + nats_BHW.sum(0)
+    start += len(nats_BHW)
+  nats_N, live_nats_N = (np.concatenate(column) for column in zip(*columns, strict=True))
+  maps = {
+    "index": test.index[rows_n],
+    "image": test.images[rows_n],
+    "nats": np.concatenate(kept),
+    "mean_nats": sum_HW / len(test),
+  }
+  return nats_N, live_nats_N, maps
 
 
 def mapped_rows(num_images: int, num_maps: int) -> Int[np.ndarray, " n"]:

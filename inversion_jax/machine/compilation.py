@@ -13,6 +13,8 @@ from jax.experimental.compilation_cache import compilation_cache
 # 20 to 40% faster without it.
 YNN_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 OPTIMIZATION_LEVEL = "xla_backend_optimization_level"
+# Where runs that have programs in common keep them, under the folder above theirs.
+FOLDER = "compiled"
 
 
 def jit_step(step_fn: Callable, donate: Sequence[int] = (0,)) -> Callable:

@@ -27,6 +27,8 @@ def within(low: float | int, high: float | int) -> Limit:
 
 # JAX makes its keys from 32 bits.
 SEED = within(0, 2**32 - 1)
+# What stands for the seed of a part that has none of its own, but the run's.
+SAME_SEED = -1
 
 
 def check_number(name: str, value: Any, limit: Limit):

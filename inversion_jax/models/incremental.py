@@ -324,7 +324,8 @@ class _Network:
     above_doubled = {scale: x for scale, x in lower.cache.doubled.items() if scale == coarsest}
     columns = (lower.given, above_doubled, inputs)
     grouped = jax.tree.map(lambda x: x.reshape(num_groups, -1, *x.shape[1:]), columns)
-    convs = lower.given.keys() & lower.next.above.keys()
+    # In one order, so that every process has the same program, and one is kept for all.
+    convs = sorted(lower.given.keys() & lower.next.above.keys())
     left = {name: jnp.zeros_like(lower.given[name][0]) for name in convs}
 
     def run_group(carry, xs):

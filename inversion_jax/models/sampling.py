@@ -72,7 +72,7 @@ def draw(
   """
   if sampler not in SAMPLERS:
     raise UserError(f"sampler={sampler!r} is not known; use one of {', '.join(SAMPLERS)}.")
-  contexts = _for_each(contexts, len(keys_B))
+  contexts = for_each(contexts, len(keys_B))
   if sampler == "auto":
     sampler = "cached" if model.has_raster else "fixed_point"
   if sampler == "cached" and not model.has_raster:
@@ -98,7 +98,7 @@ def draw(
   return cached(raster_fn, model.likelihood, keys_B, size, given_BRWC)
 
 
-def _for_each(contexts, batch_size):
+def for_each(contexts: Any, batch_size: int) -> Any:
   """What every image is given alike, for each of them."""
   return jax.tree.map(
     lambda context: jnp.broadcast_to(context, (batch_size, *context.shape[1:])), contexts

@@ -15,9 +15,6 @@ from inversion_jax.machine.progress import say, warn
 from inversion_jax.paper import plans
 from inversion_jax.runs import Run
 
-# Under the working folder; many runs differ only in the numbers they see.
-COMPILED = "compiled"
-
 
 def go_through_all(
   planned: Sequence[plans.Planned], workdir: pathlib.Path, num_jobs: int
@@ -52,7 +49,7 @@ def go_through(planned: plans.Planned, workdir: pathlib.Path) -> bool:
     config.inverter.start_from = str(workdir / config.inverter.start_from)
   try:
     run = Run(config_lib.check(config), workdir / planned.folder)
-    with compilation.kept_in(workdir / COMPILED):
+    with compilation.kept_in(workdir / compilation.FOLDER):
       stages.check([run], planned.stages)
       stages.go_through(run, planned.stages)
   except UserError as error:

@@ -12,7 +12,17 @@ import numpy as np
 
 from inversion_jax import information
 from inversion_jax.machine import locks, storage
-from inversion_jax.report import explorer, figures, gains, learning, page, pairs, pictures
+from inversion_jax.report import (
+  crossfits,
+  explorer,
+  figures,
+  gains,
+  learning,
+  page,
+  pairs,
+  pictures,
+  replicates,
+)
 from inversion_jax.report.files import RunFiles, read_run
 from inversion_jax.report.page import Html, element, number
 from inversion_jax.report.rows import (
@@ -73,6 +83,8 @@ def _write(comparison: SideBySide, parent_dir: pathlib.Path, epsilon_nats: float
     _samples(comparison, parent_dir),
     explored,
     _nce_figure(comparison, rows, parent_dir),
+    replicates.section(comparison),
+    crossfits.comparison_section(comparison),
     gains.section(comparison, parent_dir),
     pairs.section(comparison, parent_dir),
     learning.section(comparison, parent_dir, epsilon_nats),
@@ -232,7 +244,7 @@ def _error_covers(comparison: SideBySide) -> str:
   """What the errors of all rows include, in words."""
   several = [len(row.runs) > 1 for row in comparison.rows]
   if all(several):
-    return "test images and the seed of the training"
+    return f"test images and the seeds of {replicates.varied(comparison.rows)}"
   if any(several):
     return "test images, and the seed of the training only in rows of several seeds"
   return "test images, not the seed of the training"

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from inversion_jax import information
-from inversion_jax.machine import storage
+from inversion_jax.information import mixtures
+from inversion_jax.machine import limits, storage
 from inversion_jax.machine.errors import UserError
 
 UNCONDITIONAL = "none"  # `layer` in summary.json of the model p(x), which sees no representation
@@ -19,6 +20,10 @@ UNCONDITIONAL = "none"  # `layer` in summary.json of the model p(x), which sees 
 # and what is done beside it or afterwards. Another seed is another draw of the same model.
 NOT_THE_MODEL = (
   "seed",
+  "seeds",
+  "vary",
+  "classifier.seed",
+  "inverter.order_seed",
   "data.dir",
   "data.num_test",
   "*.log_every",
@@ -51,6 +56,23 @@ _REQUIRED = {
 }
 
 
+# Where a run says that a part has a seed of its own, in the order of `Seeds`.
+SEED_FIELDS = (("classifier", "seed"), ("inverter", "order_seed"))
+
+
+class Seeds(NamedTuple):
+  """What a run derived its random choices from, part by part."""
+
+  classifier: int | None
+  order: int | None
+  inverter: int | None
+
+
+def _own_seed(config, section, field, seed):
+  found = config.get(section, {}).get(field, limits.SAME_SEED)
+  return seed if found == limits.SAME_SEED else found
+
+
 class RunFiles(NamedTuple):
   """The files of one run folder; all rows are test images, every image once."""
 
@@ -75,9 +97,10 @@ class RunFiles(NamedTuple):
     return "none (p(x))" if self.layer == UNCONDITIONAL else self.layer
 
   @property
-  def seed(self) -> int | None:
-    """From which every random choice of the run was derived."""
-    return self.config.get("seed")
+  def seeds(self) -> Seeds:
+    """From which every random choice of the run was derived; None where none is known."""
+    seed = self.config.get("seed")
+    return Seeds(*(_own_seed(self.config, *field, seed) for field in SEED_FIELDS), seed)
 
   @property
   def sources(self) -> np.ndarray:
@@ -110,6 +133,17 @@ class Replicates(NamedTuple):
     return self.first.layer
 
   @property
+  def seeds(self) -> tuple[Seeds, ...]:
+    """Of each run, in order."""
+    return tuple(run.seeds for run in self.runs)
+
+  @property
+  def varied(self) -> tuple[str, ...]:
+    """The parts whose seeds differ from run to run; of p(x) there is no classifier."""
+    parts = [part for part in Seeds._fields if part != "classifier" or self.layer != UNCONDITIONAL]
+    return tuple(part for part in parts if len({getattr(s, part) for s in self.seeds}) > 1)
+
+  @property
   def nce_by_seed(self) -> np.ndarray:
     """log p(x given h) in nats of each test image under the model of each seed."""
     return -np.stack([run.nats["nats"] for run in self.runs]).astype(np.float64)
@@ -123,6 +157,21 @@ class Replicates(NamedTuple):
   def nce(self) -> information.Estimate:
     """The negative cross entropy in nats per image; several seeds count in its error."""
     return information.mean_over_seeds(self.nce_by_seed, self.sources)
+
+  @property
+  def mixture(self) -> information.Estimate:
+    """NCE of the runs' models as one density, in nats per image; its error is that of images."""
+    return information.mean_with_error(-mixtures.mixture_nats(-self.nce_by_seed), self.sources)
+
+  @property
+  def pixel_mixture(self) -> information.Estimate | None:
+    """As `mixture`, of the mean of the probabilities of each pixel; None without all maps."""
+    maps = [run.maps.get("nats", np.zeros(0)) for run in self.runs]
+    if any(len(nats_NHW) != len(self.sources) for nats_NHW in maps):
+      return None
+    nats_MNP = np.stack([nats_NHW.reshape(len(nats_NHW), -1) for nats_NHW in maps])
+    nats_N = mixtures.nats_along(nats_MNP, share=1.0).sum(1)
+    return information.mean_with_error(-nats_N, self.sources)
 
   def mean(self, key: str) -> float | int | None:
     """The mean over seeds of a number in the summary; None where one lacks it."""

@@ -59,7 +59,11 @@ class SideBySide:
   @functools.cached_property
   def differences(self) -> list[information.Difference]:
     """NCE(a) - NCE(b) in nats per image for all pairs of rows a before b, judged together."""
-    return information.all_differences([row.nce_by_seed for row in self.rows], self.rows[0].sources)
+    return information.all_differences(
+      [row.nce_by_seed for row in self.rows],
+      self.rows[0].sources,
+      [row.seeds for row in self.rows],
+    )
 
   def difference(self, a: int, b: int) -> information.Difference:
     """NCE(a) - NCE(b), by places in the table; its verdict allows for all pairs looked at."""
@@ -107,11 +111,16 @@ def _replicates(runs: Sequence[RunFiles]) -> list[Replicates]:
     groups.setdefault(same_model_key(run.config), []).append(run)
   rows = []
   for group in groups.values():
-    if len({run.seed for run in group}) == len(group):
-      rows.append(Replicates(tuple(group)))
+    if len({run.seeds for run in group}) == len(group):
+      # In one order everywhere: rows of the same seeds are paired.
+      rows.append(Replicates(tuple(sorted(group, key=_order_of_seeds))))
     else:
       rows += [Replicates((run,)) for run in group]
   return rows
+
+
+def _order_of_seeds(run: RunFiles) -> list[int]:
+  return [-1 if seed is None else seed for seed in run.seeds]
 
 
 def _check_same_images(first: RunFiles, run: RunFiles):
@@ -146,7 +155,9 @@ def _network(run: RunFiles) -> str:
     for name, value in model_settings(run.config).items()
     if name.startswith(("classifier.", "data."))
   }
-  return json.dumps([run.seed, fields, run.summary.get("classifier_step")], sort_keys=True)
+  return json.dumps(
+    [run.seeds.classifier, fields, run.summary.get("classifier_step")], sort_keys=True
+  )
 
 
 def exceptions(comparison: SideBySide) -> list[Exceeds]:
@@ -176,7 +187,11 @@ def comparison_rows(comparison: SideBySide, parent_dir: pathlib.Path) -> list[di
         "run": "; ".join(_relative_path(run, parent_dir) for run in row.runs),
         "layer": row.layer,
         "num_seeds": len(row.runs),
+        "seeds_vary": " ".join(row.varied),
         **_fields("nce_nats", nce),
+        "nce_nats_seed_error": nce.seed_error if len(row.runs) > 1 else None,
+        **_fields("nce_mixture_nats", row.mixture if len(row.runs) > 1 else None),
+        **_fields("nce_pixel_mixture_nats", row.pixel_mixture if len(row.runs) > 1 else None),
         "nce_nats_low": low,
         "nce_nats_high": high,
         "nce_relative_to_conv1": _relative(nce.mean, comparison.layers),

@@ -8,7 +8,16 @@ import numpy as np
 
 from inversion_jax import information
 from inversion_jax.machine import storage
-from inversion_jax.report import answers, figures, gallery, learning, page, pictures, table_1
+from inversion_jax.report import (
+  answers,
+  crossfits,
+  figures,
+  gallery,
+  learning,
+  page,
+  pictures,
+  table_1,
+)
 from inversion_jax.report.bounds import brackets_section
 from inversion_jax.report.files import UNCONDITIONAL, RunFiles, read_run, settings
 from inversion_jax.report.page import Html, element, number
@@ -72,6 +81,7 @@ def write_run_report(run_dir: pathlib.Path) -> None:
     _images(run),
     _brackets(run),
     answers.section(run),
+    crossfits.section(run),
     _training(run),
     learning.single(run),
     page.section("Result in full", page.facts(_summary_rows(run.summary))),

@@ -1,18 +1,22 @@
 """The stages of one run; each reads and writes the run's folder alone, and skips what is done."""
 
+import contextlib
 import functools
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
 from ml_collections import ConfigDict
 
+from inversion_jax import config as config_lib
 from inversion_jax import report
-from inversion_jax.machine import locks, workers
+from inversion_jax.machine import compilation, locks, workers
 from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
 from inversion_jax.stages import (
   brackets,
   checks,
+  crossfit,
   gallery,
   gan,
   gated,
@@ -37,6 +41,7 @@ _RECORDS = (
   ),
   Stage("checks", checks.act, needs=lambda run: (EVALUATE,), check=checks.check),
   Stage("brackets", brackets.act, needs=lambda run: (CLASSIFIER,), check=brackets.check),
+  Stage(crossfit.NAME, crossfit.act, needs=lambda run: (EVALUATE,), check=crossfit.check),
   Stage(
     "neighbours",
     neighbours.act,
@@ -73,9 +78,10 @@ _RECORDS = (
   ),
 )
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _RECORDS}
-# Only for those who ask: checks and brackets train six or seven further inverters, the neighbours
-# take thousands of samples, and the others are rivals to compare with.
-FURTHER = ("checks", "brackets", "neighbours", "gan", "perceptual", "deepsim", "gated", "gallery")
+# Only for those who ask: checks, brackets and crossfit train four to seven further inverters, the
+# neighbours take thousands of samples, and the others are rivals to compare with.
+FURTHER = ("checks", "brackets", "crossfit", "neighbours", "gan")
+FURTHER += ("perceptual", "deepsim", "gated", "gallery")
 DEFAULT = tuple(name for name in STAGES if name not in FURTHER)
 
 
@@ -95,25 +101,48 @@ def go_through(run: Run, names: Sequence[str]):
       STAGES[name](run)
 
 
-def go_through_all(runs: Sequence[Run], names: Sequence[str], num_jobs: int = 0):
-  """Does these stages of runs that share a classifier.
+def go_through_all(
+  runs: Sequence[Run],
+  names: Sequence[str],
+  num_jobs: int = 0,
+  compiled: pathlib.Path | None = None,
+):
+  """Does these stages of runs, of which some or all share a classifier.
 
   Args:
     runs: see `go_through`.
     names: of the stages.
     num_jobs: runs at the same time, see `workers.num_at_once`.
+    compiled: a folder for programs that the runs have in common; None keeps none.
   """
   num = workers.num_at_once(num_jobs, len(runs))
-  if num == 1:
-    for run in runs:
-      go_through(run, names)
+  if num > 1 and CLASSIFIER.name in names:
+    # The others find theirs beside them.
+    _at_once(_first_of_each_classifier(runs), [CLASSIFIER.name], num, compiled)
+  _at_once(runs, names, num, compiled)
+
+
+def _first_of_each_classifier(runs):
+  firsts = {}
+  for run in runs:
+    firsts.setdefault(str(config_lib.classifier_identity(run.config)), run)
+  return list(firsts.values())
+
+
+def _at_once(runs, names, num, compiled):
+  """`num` at a time, each in a process of its own; a single one in this process."""
+  tasks = [(run.config, run.folder, names, compiled) for run in runs]
+  if min(num, len(runs)) == 1:
+    for task in tasks:
+      _go_through_folder(*task)
     return
-  if CLASSIFIER.name in names:
-    # The others find it beside them.
-    go_through(runs[0], [CLASSIFIER.name])
-  tasks = [(run.config, run.folder, names) for run in runs]
-  workers.side_by_side(_go_through_folder, tasks, [run.folder.name for run in runs], num)
+  above = os.path.commonpath([run.folder.parent for run in runs])
+  titles = [os.path.relpath(run.folder, above) for run in runs]
+  workers.side_by_side(_go_through_folder, tasks, titles, min(num, len(runs)))
 
 
-def _go_through_folder(config: ConfigDict, folder: pathlib.Path, names: Sequence[str]):
-  go_through(Run(config, folder), names)
+def _go_through_folder(
+  config: ConfigDict, folder: pathlib.Path, names: Sequence[str], compiled: pathlib.Path | None
+):
+  with compilation.kept_in(compiled) if compiled else contextlib.nullcontext():
+    go_through(Run(config, folder), names)

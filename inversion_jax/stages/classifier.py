@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from inversion_jax import config as config_lib
+from inversion_jax import inversion
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import scoring, sessions
 from inversion_jax.machine import notes, placement, processes, storage
@@ -20,7 +21,7 @@ NAME = "classifier"
 
 def check(run: Run):
   """Raises UserError if the images are too few or too small for it."""
-  images, section = run.images("train"), run.config.classifier
+  images, section = run.classifier_images(), run.config.classifier
   num_images = min(section.num_train or len(images), len(images))
   run.check_batch_size(NAME, num_images)
   run.classifier().check_images(images.image_shape)
@@ -33,14 +34,15 @@ def train(run: Run):
   if share(run):
     say("classifier: copied from %s", run.notes()[NAME]["copied_from"])
     return
-  sessions.train(subject(run), run.recipe(NAME), seed=run.config.seed, folder=run.folder)
+  seed = config_lib.classifier_seed(run.config)
+  sessions.train(subject(run), run.recipe(NAME), seed=seed, folder=run.folder)
 
 
 def subject(run: Run) -> sessions.Subject:
   """What its training is; the best step is the most accurate."""
   classifier, train_pairs, validation = (
     run.classifier(),
-    run.images("train"),
+    run.classifier_images(),
     run.images("validation"),
   )
   num_images = min(run.config.classifier.num_train or len(train_pairs), len(train_pairs))
@@ -106,9 +108,14 @@ def scorer(run: Run) -> Callable:
 
 
 def share(run: Run) -> bool:
-  """Copies the finished classifier of a run beside or above this one, if one is the same."""
+  """Copies the finished classifier of a run beside or above this one, if one is the same.
+
+  Or of a layer in another replicate.
+  """
   parent = run.folder.absolute().parent
-  for path in (*sorted(parent.glob(f"*/{notes.FILE}")), *parent.parent.glob(notes.FILE)):
+  beside, above = parent.glob(f"*/{notes.FILE}"), parent.parent.glob(notes.FILE)
+  replicates = parent.parent.glob(f"{inversion.REPLICATE}*/*/{notes.FILE}")
+  for path in (*sorted(beside), *above, *sorted(replicates)):
     other = path.parent
     if other != run.folder.absolute() and _has_the_same(other, run):
       processes.by_first(_copy, other / NAME, run.folder / NAME)

@@ -23,7 +23,11 @@ def trained(run: Run, name: str, **changes) -> Run:
   config = run.config.copy_and_resolve_references()
   with config.unlocked():
     config.representation.update(changes)
-  control = Run(config, run.folder / FOLDER / name)
+  return evaluated(Run(config, run.folder / FOLDER / name))
+
+
+def evaluated(control: Run) -> Run:
+  """A run, trained and evaluated."""
   with locks.owned(control.folder):
     control.begin()
     for stage in (CLASSIFIER, INVERTER, EVALUATE):

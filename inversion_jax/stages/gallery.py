@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
+from inversion_jax import config as config_lib
 from inversion_jax import report
 from inversion_jax.features import deconvnets
 from inversion_jax.fitting import training
@@ -225,7 +226,8 @@ def _other(run):
   """The run of a classifier with another seed."""
   config = run.config.copy_and_resolve_references()
   with config.unlocked():
-    config.seed += 1
+    config.seed = config_lib.classifier_seed(config) + 1
+    config.classifier.seed = config_lib.default().classifier.seed
   other = Run(config, run.folder / OTHER)
   with locks.owned(other.folder):
     other.begin()

@@ -51,6 +51,7 @@ def train(run: Run):
     run.recipe(NAME),
     observed=observed,
     seed=run.config.seed,
+    order_seed=config_lib.order_seed(run.config),
     folder=run.folder,
     start_from=marginal and marginal.model,
     decoder_params=_decoder_params(run),

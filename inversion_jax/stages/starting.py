@@ -16,7 +16,7 @@ from inversion_jax.features import wrappers
 from inversion_jax.fitting import costs, training
 from inversion_jax.machine.errors import UserError
 from inversion_jax.runs import Run
-from inversion_jax.stages import classifier, decoder, gan, inverter
+from inversion_jax.stages import classifier, crossfit, decoder, gan, inverter
 from inversion_jax.stages.records import Stage
 
 # Checkpoints of a model at once: the newest two, the best, and one that is being written.
@@ -132,6 +132,10 @@ def _brackets_bytes(run):
   return (1 + len(section.sigmas) + len(section.bits)) * _control_bytes(run)
 
 
+def _crossfit_bytes(run):
+  return len(crossfit.PARTS) * _control_bytes(run)
+
+
 def _gan_bytes(run):
   member = sum(_checkpoint_bytes(run, model) for model in (gan.NAME, classifier.NAME))
   return len(run.config.gan.entropy_weights) * (member + _sample_bytes(run))
@@ -158,6 +162,7 @@ WRITTEN_BYTES: dict[str, Callable[[Run], int]] = {
   "checks": _checks_bytes,
   "brackets": _brackets_bytes,
   gan.NAME: _gan_bytes,
+  crossfit.NAME: _crossfit_bytes,
 }
 
 

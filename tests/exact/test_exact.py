@@ -6,8 +6,10 @@ import math
 import numpy as np
 import pytest
 
+from inversion_jax import information
 from inversion_jax.exact import __main__ as exact_main
-from inversion_jax.exact import ising, measure, others, tasks
+from inversion_jax.exact import ising, measure, mixing, others, tasks
+from inversion_jax.machine import storage
 
 TINY = dataclasses.replace(measure.QUICK, batch_size=16, num_steps=4, log_every=2)
 
@@ -118,3 +120,21 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
   printed = capsys.readouterr().out
   assert f"{row['bound_nats']:.3f}" in printed
   assert "pool falls short" in printed
+
+
+def test_seeds_of_a_task_are_mixed_and_none_exceeds_the_truth(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(measure, "NETWORK", dataclasses.replace(measure.NETWORK, num_scales=1))
+  monkeypatch.setattr(measure, "QUICK", TINY)
+  monkeypatch.setattr(measure, "NUM_TEST", 250)
+  exact_main.main(["--mixture=2", "--task=bits_2", "--quick", f"--output={tmp_path}"])
+  (row,) = storage.read_json(tmp_path / "mixture.json")
+  whole, _, by_pixel = row["mixtures"]
+  assert row["is_valid"]
+  # What holds of every mixture, here of images whose probabilities are known.
+  assert -row["truth_nats"] < whole["gap_nats"] <= np.mean(row["member_gap_nats"])
+  assert by_pixel["gap_nats"] <= np.mean(row["member_gap_nats"])
+  assert row["largest_loss_nats"] <= math.log(2) + 1e-6
+  assert "above the best" in capsys.readouterr().out
+  one = information.Estimate(-1.0, 0.3, 9)
+  too_good = mixing.Mixed(tasks.pool(), (), {0.0: one}, one, 0.0)
+  assert not too_good.is_valid

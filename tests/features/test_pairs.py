@@ -245,6 +245,17 @@ def test_a_split_keeps_rows_together_and_each_in_one_part():
   np.testing.assert_array_equal(last.index, np.arange(55, 60))
 
 
+def test_halves_are_all_images_once_and_keep_sources_together():
+  images = np.random.default_rng(0).integers(0, 16, (30, 4, 4, 1), dtype=np.uint8)
+  made = pairs.pairs(images, num_levels=16, sources=np.arange(30) // 3)
+  first, second = made.half(1), made.half(2)
+  assert sorted([*first.index, *second.index]) == list(range(30))
+  assert len(first) == len(second) == 15
+  assert not set(first.sources) & set(second.sources)
+  # Not the first half of a set that may be sorted.
+  assert first.index.max() > 15
+
+
 def test_constant_units_are_told_and_kept(caplog):
   h = H.copy()
   h[:, 2] = 4.0

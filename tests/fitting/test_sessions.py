@@ -38,3 +38,20 @@ def test_training_that_was_over_when_it_was_killed_is_over(tmp_path, monkeypatch
   note = sessions.train(subject(), RECIPE, seed=0, folder=tmp_path).note
   assert (note["step"], note["best_step"], note["stopped_early"]) == (3, 0, True)
   assert storage.read_metrics(tmp_path / storage.METRICS) == lines
+
+
+def test_the_order_has_a_seed_of_its_own_which_changes_nothing_else():
+  def visited(**seeds):
+    rows = []
+    watched = subject(
+      batch_fn=lambda rows_B: (
+        rows.append(rows_B.tolist()) or placement.put_batch(rows_B.astype(np.float32))
+      ),
+      validate=lambda state: (0.0, {"validation_nats_per_image": 1e9}),
+    )
+    sessions.train(watched, RECIPE, **seeds)
+    return rows
+
+  usual = visited(seed=0)
+  assert visited(seed=0, order_seed=0) == visited(seed=1, order_seed=0) == usual
+  assert visited(seed=0, order_seed=1) == visited(seed=1) != usual

@@ -61,6 +61,23 @@ def test_a_step_is_adam_and_the_average_follows():
   assert values["learning_rate"] == pytest.approx(0.1)
 
 
+def test_steps_of_other_seeds_are_one_program():
+  def noisy(params, batch, key):
+    return jnp.square(params["w"] - batch - jax.random.normal(key)).mean(), {}
+
+  state = training.initial_state({"w": jnp.zeros(())}, RECIPE.optimizer())
+  steps = [training.Step(noisy, RECIPE, jax.random.key(seed)) for seed in (0, 1)]
+  programs = {
+    step._gradient.lower(step.root_key, state.params, state.step, 3.0, 0).as_text()
+    for step in steps
+  }
+  assert len(programs) == 1
+  losses = [float(step(state, 3.0)[1]["train_nats_per_image"]) for step in steps[:1]]
+  state = training.initial_state({"w": jnp.zeros(())}, RECIPE.optimizer())
+  losses += [float(step(state, 3.0)[1]["train_nats_per_image"]) for step in steps[1:]]
+  assert losses[0] != losses[1]
+
+
 def test_the_loop_logs_validates_and_stops_when_told():
   state, logged, validated = fit(RECIPE)
   assert validated == [3, 4, 8]

@@ -263,6 +263,33 @@ def test_pairs_of_two_seeds_are_rarely_called_different():
   assert wrong / 200 <= 0.07
 
 
+@pytest.mark.usefixtures("few_draws")
+def test_pairs_that_share_three_seeds_are_rarely_called_different():
+  rng = np.random.default_rng(0)
+  wrong = hits = 0
+  for _ in range(200):
+    # What a seed does to all rows, three times what it does to one, cancels.
+    common_S1 = rng.normal(0.0, 1.5, (3, 1))
+    rows, _ = simulated_rows(rng, 5, num_seeds=3, seed_spread=0.5)
+    rows = [values_SN + common_S1 for values_SN in rows]
+    found = information.all_differences(rows, seeds=["same"] * 5)
+    wrong += any(each.verdict != "not resolved" for each in found)
+    hits += covers(found[0].estimate, 0.0)
+  assert wrong / 200 <= 0.07
+  # The squares of two reaches, each with its own quantile, add: that errs on the long side.
+  assert 0.92 <= hits / 200 <= 0.99
+
+
+def test_a_difference_of_paired_seeds_has_their_differences_as_its_spread():
+  a_SN = np.array([[0.0, 2.0], [1.0, 3.0], [5.0, 7.0]])
+  b_SN = np.array([[0.0, 0.0], [0.0, 2.0], [6.0, 6.0]])
+  estimate = information.difference_over_seeds(a_SN, b_SN, is_paired=True)
+  # Differences of the seeds: 1, 1, 0, of variance 1 / 3, a third of which is the mean's.
+  assert estimate.mean == pytest.approx(2 / 3)
+  assert estimate.seed_error == pytest.approx(1 / 3)
+  assert estimate.seed_degrees_of_freedom == pytest.approx(2.0)
+
+
 def test_errors_blind_to_seeds_would_not_cover():
   rng = np.random.default_rng(0)
   blind = 0

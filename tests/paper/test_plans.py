@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from inversion_jax import config as config_lib
 from inversion_jax import stages
 from inversion_jax.fitting import training
-from inversion_jax.machine import storage
+from inversion_jax.machine import compilation, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.paper import __main__ as launch
 from inversion_jax.paper import experiments, listing, plans, running
@@ -176,7 +176,7 @@ def test_the_numbers_beside_a_figure_are_those_of_the_runs(launched):
 
 def test_what_is_compiled_is_kept_and_found_by_runs_that_differ_in_numbers(launched):
   _, workdir = launched
-  kept = [path.name for path in (workdir / running.COMPILED).iterdir()]
+  kept = [path.name for path in (workdir / compilation.FOLDER).iterdir()]
   gradients = [
     name for name in kept if name.startswith("jit__gradient") and name.endswith("-cache")
   ]

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from run_examples import edited, run_stage, run_stages
 
+from inversion_jax import compare
+from inversion_jax import config as config_lib
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.models import sampling
 from inversion_jax.runs import Run
+from inversion_jax.stages import classifier, crossfit
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +110,66 @@ def test_brackets_show_both_sides_of_a_layer(finished):
   saved = nats["prior"] - nats["sigma_1"]
   assert nats_of["inverter"] == pytest.approx(saved)
   assert "Through noise and few bits" in (run.folder / "report.html").read_text()
+
+
+def test_cross_fitted_no_image_trains_both_classifier_and_inverter(finished, tmp_path, monkeypatch):
+  folder = tmp_path / "fc3"
+  shutil.copytree(finished.folder, folder)
+  run = Run(finished.config, folder)
+  nats, parts = {}, {}
+
+  def evaluated(part):
+    """What training leaves that is looked at here."""
+    part.begin()
+    name = part.folder.name
+    parts[name] = Run.load(part.folder)
+    nats[name] = np.random.default_rng(len(nats)).normal(100.0, 1.0, 21)
+    storage.write_npz(part.folder / storage.NATS, {"nats": nats[name]})
+    return part
+
+  monkeypatch.setattr(crossfit.controls, "evaluated", evaluated)
+  for stage in ("crossfit", "report"):
+    run_stage(stage, run)
+  everything = set(run.images("train").index)
+  for name, part in parts.items():
+    by_classifier, by_inverter = (
+      set(images.index) for images in (part.classifier_images(), part.images("train"))
+    )
+    assert classifier.subject(part).num_images == len(by_classifier) == len(everything) / 2
+    if name in crossfit.CROSSED:
+      assert by_classifier | by_inverter == everything
+    else:
+      assert by_classifier == by_inverter
+    np.testing.assert_array_equal(part.images("test").images, run.images("test").images)
+  identities = {
+    name: str(config_lib.classifier_identity(part.config)) for name, part in parts.items()
+  }
+  # Two classifiers for four inverters, and neither is the usual one.
+  assert identities["same_1"] == identities["crossed_1"] != identities["crossed_2"]
+  assert str(config_lib.classifier_identity(run.config)) not in identities.values()
+  found = storage.read_json(folder / "crossfit.json")
+  crossed_N, same_N = (
+    np.mean([nats[name] for name in names], axis=0) for names in (crossfit.CROSSED, crossfit.SAME)
+  )
+  usual_N = storage.read_npz(folder / "nats.npz")["nats"]
+  assert found["cross_fitted_nce_nats"] == pytest.approx(-crossed_N.mean())
+  for name, other_N in (("usual", usual_N), ("same_half", same_N)):
+    gain_N = other_N - crossed_N
+    assert found[f"cross_fitted_minus_{name}_nats"] == pytest.approx(gain_N.mean())
+    error = found[f"cross_fitted_minus_{name}_nats_standard_error"]
+    assert error == pytest.approx(gain_N.std(ddof=1) / np.sqrt(len(gain_N)))
+  text = (folder / "report.html").read_text(encoding="utf-8")
+  assert "Cross-fitted: " in text
+  assert "(usual: " in text
+  compare.main([str(folder), f"--output={tmp_path / 'out'}"])
+  assert "Cross-fitting" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_there_is_nothing_to_cross_fit_without_a_classifier_of_its_own(finished, tmp_path):
+  for fields, words in (
+    ({"representation__layer": ""}, "inverts a layer of its own classifier"),
+    ({"inverter__half": 1}, "halves the images itself"),
+    ({"inverter__batch_size": 48}, "exceeds the 32 training images"),
+  ):
+    with pytest.raises(UserError, match=words):
+      crossfit.check(Run(edited(finished.config, **fields), tmp_path))

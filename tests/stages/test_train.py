@@ -68,6 +68,17 @@ def test_runs_side_by_side_share_a_classifier_and_end_as_runs_one_after_another(
   assert "logits: classifier: copied from fc3" in capfd.readouterr().err
 
 
+def test_layers_of_other_replicates_share_a_classifier_that_does_not_vary(finished, tmp_path):
+  config = edited(finished.config, seed=1, classifier__seed=0)
+  # Others than replicates are two experiments that happen to be below one folder.
+  for first, second, is_shared in (("seed_0", "seed_1", True), ("a", "b", False)):
+    above = tmp_path / f"above_{first}"
+    shutil.copytree(finished.folder, above / first / "fc3")
+    run = Run(config_lib.for_layer(config, "logits"), above / second / "logits")
+    run.begin()
+    assert classifier.share(run) == is_shared
+
+
 def test_another_seed_does_not_share_the_classifier(finished):
   run = sibling(finished, "seed1")
   with run.config.unlocked():
