@@ -15,6 +15,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
   atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
+# Each goes to one process; the longest begin first, so that none waits for another at the end.
+LONGEST = ("test_inverters", "test_main", "test_sampling", "test_plans", "test_fit", "test_train")
+LONGEST += ("test_further", "test_gallery", "test_exact", "test_readme", "test_estimators")
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 REAL_DATA_DIRS = [
   pathlib.Path(os.environ.get("TFDS_DATA_DIR", REPOSITORY)),
@@ -43,3 +47,8 @@ def finished(tmp_path_factory, data_dir):
   config = run_examples.smaller(run_examples.get_config("digits_fc3", "smoke"))
   config.data.dir = str(data_dir)
   return run_examples.run_stages(config, tmp_path_factory.mktemp("runs") / "fc3")
+
+
+def pytest_collection_modifyitems(items):
+  places = {name: place for place, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))

@@ -20,9 +20,11 @@ from inversion_jax.machine.checkpoints import Checkpoints
 from inversion_jax.machine.errors import UserError
 from inversion_jax.runs import Run
 
+# One resolution: less to compile.
+SINGLE = "--config.inverter.network.num_scales=1"
 PARALLEL = (
   f"--config={ROOT}/configs/digits_fc3.py:smoke",
-  "--config.inverter.network.num_scales=1",
+  SINGLE,
   "--config.inverter.network.num_filters=4",
   "--config.inverter.num_steps=20",
   "--config.inverter.validate_every=20",
@@ -147,7 +149,7 @@ def test_to_be_in_no_cluster_is_a_sentence(monkeypatch):
 def test_svhn_runs_from_its_archives_to_its_report(tmp_path):
   archives.write_svhn(archives.manual_folder(tmp_path), num_train=60, num_test=20)
   # By its name, since there is no configs/ where the command is given.
-  arguments = ("--config=svhn_conv2:smoke", "--config.dtype=bfloat16")
+  arguments = ("--config=svhn_conv2:smoke", "--config.dtype=bfloat16", SINGLE)
   done = command(*arguments, data_dir=tmp_path, cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   folder = tmp_path / "runs" / "svhn_conv2_smoke"

@@ -27,12 +27,14 @@ def cells(page):
 
 def test_the_example_of_your_own_model_runs(finished, tmp_path, monkeypatch):
   (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-  smaller = example.replace("1_000", "20").replace("folder=", "num_steps=2, quiet=True, folder=")
-  assert smaller.count("num_steps=2") == 2
+  settings = "num_steps=2, quiet=True, network=small"
+  smaller = example.replace("1_000", "20").replace("folder=", f"{settings}, folder=")
+  assert smaller.count(settings) == 2
   monkeypatch.chdir(tmp_path)
   train = finished.pairs("train")
   np.savez("mine.npz", x=train.images, h=train.h)
-  names = {}
+  small = ij.Network(num_filters=4, num_scales=1, reader_filters=4, reader_units=8, reader_places=2)
+  names = {"small": small}
   exec(smaller, names)
   assert names["images"].shape == (8, 4, 8, 8, 1)
   assert len(names["model"].evaluate(names["test"]).nats) == 20

@@ -63,7 +63,9 @@ def test_a_bound_on_the_wrong_side_is_named():
 
 def test_both_sides_hold_on_a_tiny_curve(monkeypatch):
   monkeypatch.setattr(
-    measure, "NETWORK", dataclasses.replace(measure.NETWORK, num_filters=8, reader_units=8)
+    measure,
+    "NETWORK",
+    dataclasses.replace(measure.NETWORK, num_filters=8, num_scales=1, reader_units=8),
   )
   monkeypatch.setattr(curves, "NUM_ROWS", 200)
   monkeypatch.setattr(curves, "NUM_FIT_ROWS", 400)

@@ -104,7 +104,9 @@ def test_an_output_that_cannot_be_written_is_a_sentence_before_anything_is_train
 def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(measure, "QUICK", TINY)
   monkeypatch.setattr(
-    measure, "NETWORK", dataclasses.replace(measure.NETWORK, num_filters=4, reader_units=8)
+    measure,
+    "NETWORK",
+    dataclasses.replace(measure.NETWORK, num_filters=4, num_scales=1, reader_units=8),
   )
   monkeypatch.setattr(
     others.estimators,

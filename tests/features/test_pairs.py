@@ -247,7 +247,7 @@ def test_a_split_keeps_rows_together_and_each_in_one_part():
 
 def test_halves_are_all_images_once_and_keep_sources_together():
   images = np.random.default_rng(0).integers(0, 16, (30, 4, 4, 1), dtype=np.uint8)
-  made = pairs.pairs(images, num_levels=16, sources=np.arange(30) // 3)
+  made = pairs(images, num_levels=16, sources=np.arange(30) // 3)
   first, second = made.half(1), made.half(2)
   assert sorted([*first.index, *second.index]) == list(range(30))
   assert len(first) == len(second) == 15

@@ -106,6 +106,18 @@ def test_samples_that_move_scatter_and_samples_that_stay_do_not():
 FOUND = []
 
 
+@pytest.fixture(scope="module", autouse=True)
+def with_one_resolution():
+  """There is less to compile, and still more than a second of it."""
+
+  def adapt(config):
+    config.inverter.network.num_scales = 1
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(plans.SCALES, "smoke", plans.SCALES["smoke"]._replace(adapt=adapt))
+    yield
+
+
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
   """Most of it at no useful size, for one layer; one run is made to fail.
