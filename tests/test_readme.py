@@ -104,6 +104,12 @@ def test_names_that_a_page_uses_exist(page):
       owner = getattr(owner, part)
 
 
+def test_the_api_has_every_public_name():
+  told = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("api*.md"))
+  for name in ij.__all__:
+    assert re.search(rf"\b{name}\b", told), name
+
+
 def test_a_layer_in_pytorch_goes_the_way_of_the_first_page():
   pytest.importorskip("torch", reason="PyTorch is optional: pip install 'inversion_jax[torch]'")
   images, in_flax, *others = cells(DOCS / "start.md")
