@@ -14,16 +14,14 @@ class Browser:
   def __init__(self, driver):
     self.driver = driver
 
-  def open(self, address, *, width=1000, media="", scripts=True):
+  def open(self, address, *, width=1000, media=""):
     command = self.driver.execute_cdp_cmd
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     command("Emulation.setDeviceMetricsOverride", size)
     command("Emulation.setEmulatedMedia", {"media": media})
-    command("Emulation.setScriptExecutionDisabled", {"value": not scripts})
     self.driver.get("about:blank")
     self.errors(), self.requests()
     self.driver.get(address)
-    command("Emulation.setScriptExecutionDisabled", {"value": False})
 
   def ask(self, script, *arguments):
     return self.driver.execute_script(f"return {script}", *arguments)
