@@ -14,7 +14,8 @@ import pytest
 from run_examples import FILES, ROOT, command, edited, get_config, run_stages, smaller
 
 from inversion_jax import inversion, main
-from inversion_jax.fitting import first_pass, sessions
+from inversion_jax.fitting import sessions
+from inversion_jax.information.codelength import FirstPass
 from inversion_jax.machine import processes, storage
 from inversion_jax.machine.checkpoints import Checkpoints
 from inversion_jax.machine.errors import UserError
@@ -68,7 +69,9 @@ def assert_like_one_device(folder, by_one_device, data_dir):
   assert storage.read_json(folder / "summary.json")["devices"].startswith("8 x")
   nats = [storage.read_npz(of / "nats.npz")["nats"] for of in (folder, by_one_device)]
   np.testing.assert_allclose(*nats, atol=1e-3)
-  ours, theirs = (first_pass.read(of / storage.CODELENGTH) for of in (folder, by_one_device))
+  ours, theirs = (
+    storage.read_as(of / storage.CODELENGTH, FirstPass.of) for of in (folder, by_one_device)
+  )
   assert len(ours) == 256
   assert ours.is_told_as(theirs)
   np.testing.assert_allclose(ours.nats, theirs.nats, atol=1e-2)

@@ -101,6 +101,7 @@ def test_names_that_a_page_uses_exist(page):
   for name in re.findall(r"\bij\.([a-zA-Z_]+(?:\.[a-z_]+)*)", page.read_text(encoding="utf-8")):
     owner = ij
     for part in name.split("."):
+      assert hasattr(owner, part), name
       owner = getattr(owner, part)
 
 

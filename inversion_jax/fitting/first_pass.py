@@ -113,7 +113,7 @@ class Recorder:
       self._tell(rows_B, step, np.zeros(len(rows_B)))
     expected = self.first_pass()
     if self._path.exists():
-      found = read(self._path).first(len(expected))
+      found = storage.read_as(self._path, FirstPass.of).first(len(expected))
       if len(found) == len(expected) and found.is_told_as(expected):
         self._nats = [found.nats]
         return
@@ -122,11 +122,3 @@ class Recorder:
       "%s lacks scores of steps before %d: the codelength of this run goes no further than it.",
       *(self._path, from_step),
     )
-
-
-def read(path: pathlib.Path) -> FirstPass:
-  """What a folder has kept. Raises UserError if the file is damaged."""
-  try:
-    return FirstPass.of(storage.read_npz(path))
-  except ValueError as error:
-    raise storage.damaged(path, str(error)) from error

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int, Shaped, UInt8
 
 from inversion_jax.features import checks, pairs, sources
 from inversion_jax.features.pairs import Pairs
-from inversion_jax.fitting import first_pass as first_passes
 from inversion_jax.fitting import scoring, training
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.information.codelength import FirstPass
@@ -84,7 +83,7 @@ class Inversion:
     """
     first_pass, path = self.first_pass, self.folder and self.folder / storage.CODELENGTH
     if first_pass is None and path and path.exists():
-      first_pass = first_passes.read(path)
+      first_pass = storage.read_as(path, FirstPass.of)
     if first_pass is None:
       return None
     return Codelength(first_pass, self.note["num_train_images"], self.note["begun_with"])

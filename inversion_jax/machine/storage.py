@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -209,6 +209,14 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise
   except Exception as error:  # NumPy, zipfile and zlib have no common class for damage.
     raise damaged(path, type(error).__name__) from error
+
+
+def read_as(path: pathlib.Path, make: Callable[[dict[str, np.ndarray]], Any]) -> Any:
+  """What `make` makes of the arrays of an NPZ file, which is damaged if it raises ValueError."""
+  try:
+    return make(read_npz(path))
+  except ValueError as error:
+    raise damaged(path, str(error)) from error
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -108,12 +108,7 @@ def first_pass(run: RunFiles) -> FirstPass | None:
     UserError: the file is damaged.
   """
   path = run.folder / storage.CODELENGTH
-  if not path.exists():
-    return None
-  try:
-    return FirstPass.of(storage.read_npz(path))
-  except ValueError as error:
-    raise storage.damaged(path, str(error)) from error
+  return storage.read_as(path, FirstPass.of) if path.exists() else None
 
 
 def rows_of(comparison: SideBySide) -> list[Row]:

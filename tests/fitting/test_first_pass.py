@@ -9,8 +9,9 @@ import pytest
 
 from inversion_jax.data import batches
 from inversion_jax.fitting import sessions, training
-from inversion_jax.fitting.first_pass import Recorder, Scored, read
+from inversion_jax.fitting.first_pass import Recorder, Scored
 from inversion_jax.fitting.training import Recipe, TrainState
+from inversion_jax.information.codelength import FirstPass
 from inversion_jax.machine import placement, storage
 from inversion_jax.machine.checkpoints import Checkpoints
 from inversion_jax.machine.errors import UserError
@@ -73,7 +74,7 @@ def test_each_image_counts_once_before_the_step_that_learns_from_it(straight):
 
 def test_it_is_the_same_in_memory_and_in_the_folder(straight):
   folder, told = straight
-  kept = read(folder / storage.CODELENGTH)
+  kept = storage.read_as(folder / storage.CODELENGTH, FirstPass.of)
   in_memory = sessions.train(subject(), RECIPE, seed=0).first_pass
   for name, values in told.arrays.items():
     np.testing.assert_array_equal(kept.arrays[name], values)
@@ -100,7 +101,9 @@ def test_a_killed_training_ends_with_the_same_codelength(step, straight, tmp_pat
   told = sessions.train(subject(), RECIPE, seed=0, folder=tmp_path).first_pass
   np.testing.assert_array_equal(told.index, straight[1].index)
   np.testing.assert_array_equal(told.nats, straight[1].nats)
-  np.testing.assert_array_equal(read(tmp_path / storage.CODELENGTH).nats, told.nats)
+  np.testing.assert_array_equal(
+    storage.read_as(tmp_path / storage.CODELENGTH, FirstPass.of).nats, told.nats
+  )
 
 
 def test_scores_that_no_checkpoint_followed_are_made_again(straight, tmp_path, monkeypatch):
@@ -115,7 +118,7 @@ def test_scores_that_no_checkpoint_followed_are_made_again(straight, tmp_path, m
     patch.setattr(Checkpoints, "save", killed_before)
     with pytest.raises(KeyboardInterrupt):
       sessions.train(subject(), RECIPE, seed=0, folder=tmp_path)
-  assert read(tmp_path / storage.CODELENGTH).step.max() == 4
+  assert storage.read_as(tmp_path / storage.CODELENGTH, FirstPass.of).step.max() == 4
   told = sessions.train(subject(), RECIPE, seed=0, folder=tmp_path).first_pass
   np.testing.assert_array_equal(told.nats, straight[1].nats)
 

@@ -291,9 +291,9 @@ def test_paper_shows_the_picked_image_without_controls(browser, address):
   assert not browser.find("#sort").is_displayed()
 
 
-def test_without_scripts_the_page_is_what_it_was(browser, address, folders, tmp_path):
+@pytest.mark.usefixtures("address")
+def test_without_scripts_the_page_is_what_it_was(browser, folders, tmp_path):
   # Cut out: a browser that is told to run none may be told too late.
-  assert address.endswith(storage.REPORT)
   whole = (folders[0].parent / storage.REPORT).read_text()
   without, num_scripts = re.subn(r"<script>.*?</script>", "", whole, flags=re.DOTALL)
   assert num_scripts == 1
