@@ -147,11 +147,16 @@ def test_a_damaged_newest_checkpoint_is_made_again_from_the_one_before(finished,
 
 
 def flip_numbers(checkpoint):
-  """Flips bits all over the largest file of a checkpoint, which holds its arrays."""
-  path = max(checkpoint.rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
-  content = bytearray(path.read_bytes())
-  content[::100] = bytes(byte ^ 4 for byte in content[::100])
-  path.write_bytes(content)
+  """Flips bits all over the files that hold a checkpoint's arrays.
+
+  Which array is in which of them depends on how fast each was written.
+  """
+  paths = [path for path in checkpoint.rglob("ocdbt.process_*/d/*") if path.is_file()]
+  assert paths
+  for path in paths:
+    content = bytearray(path.read_bytes())
+    content[::100] = bytes(byte ^ 4 for byte in content[::100])
+    path.write_bytes(content)
 
 
 def test_what_is_damaged_says_what_to_delete_until_all_is_made_again(finished, tmp_path):
