@@ -84,17 +84,12 @@ def _train(output: pathlib.Path, h: str, reader: str, seed: int):
     config.inverter.network.context = reader
   for field in FLAGS.fields:
     name, _, value = field.partition("=")
-    config.update_from_flattened_dict({name: _of_type(config, name, value)})
+    config_lib.set_field(config, name, value)
   run = Run(config_lib.check(config), _folder(output, h, reader, seed))
   run.begin()
   for stage in ("classifier", "inverter", "evaluate"):
     progress.say("%s: %s", run.folder, stage)
     STAGES[stage](run)
-
-
-def _of_type(config, name, value):
-  before = dict(config_lib.leaves(config)).get(name)
-  return value if before is None or isinstance(before, str) else type(before)(value)
 
 
 def _row(output: pathlib.Path, h: str, reader: str, seed: int) -> dict[str, Any]:

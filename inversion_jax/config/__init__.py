@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from inversion_jax.config.defaults import BEST_STEP, NO_LAYER, STORED_LAYER, default, is_file
+from inversion_jax.config.fields import set_field
 from inversion_jax.config.files import file_of
 from inversion_jax.config.presets import PRESETS, finish, for_layer, preset
 from inversion_jax.config.saved import (
@@ -38,4 +39,5 @@ __all__ = [
   "preset",
   "replicates",
   "restored",
+  "set_field",
 ]

@@ -125,6 +125,11 @@ def use_mnist_7(config: ConfigDict):
   _use_coarser(config, "mnist/7", num_filters=(16, 32), pool_sizes=(1, 2), num_scales=2)
 
 
+def use_fashion_mnist_14(config: ConfigDict):
+  """Fashion-MNIST in 2x2 means."""
+  _use_coarser(config, "fashion_mnist/14", num_filters=(16, 32))
+
+
 def use_cifar10_16(config: ConfigDict):
   """CIFAR-10 in 2x2 means."""
   _use_coarser(config, "cifar10/16", num_filters=(64, 128))
@@ -220,6 +225,7 @@ PRESETS: dict[str, Callable[[ConfigDict], None]] = {
   "cifar10": use_cifar10,
   "mnist/14": use_mnist_14,
   "mnist/7": use_mnist_7,
+  "fashion_mnist/14": use_fashion_mnist_14,
   "cifar10/16": use_cifar10_16,
   "features": use_features,
 }

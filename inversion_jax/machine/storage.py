@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -191,6 +191,12 @@ def write_csv(path: pathlib.Path, header: Iterable[str], rows: Iterable[Iterable
   writer.writerow(header)
   writer.writerows(rows)
   write_text(path, text.getvalue())
+
+
+def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]):
+  """Writes one line a row under the names of all cells; a cell that a row lacks stays empty."""
+  header = list(dict.fromkeys(name for row in rows for name in row))
+  write_csv(path, header, ([row.get(name) for name in header] for row in rows))
 
 
 def write_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray]):

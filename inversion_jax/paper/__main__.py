@@ -4,6 +4,9 @@ launch/figure_5a --miniature      # one figure, on the digits, in minutes
 launch/paper --list               # the runs of everything and what they cost; starts nothing
 launch/paper                      # everything, at the paper's size
 launch/figure_5a --miniature --jobs=2    # two runs at the same time, in a process each
+launch/ranking --coarse --set=mnist/14 --seeds=3    # of one set, with replicates
+
+Fields of the configurations are changed in all runs, as in --config.inverter.num_steps=1000.
 
 An interrupted or failed launch goes on where it was when it is started again: runs that are done
 are skipped. Figures go to WORKDIR/figures, each with a CSV of its numbers.
@@ -19,6 +22,7 @@ from collections.abc import Sequence
 
 from absl import logging as absl_logging
 
+from inversion_jax import config as config_lib
 from inversion_jax.machine import locks, progress, stopping
 from inversion_jax.machine.errors import Parser, UserError, as_sentences
 from inversion_jax.machine.progress import warn
@@ -26,19 +30,20 @@ from inversion_jax.models import contexts
 from inversion_jax.paper import listing, plans, running
 from inversion_jax.paper.experiments import EXPERIMENTS, FURTHER
 
+_FIELD = "--config."
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs what the command line names; returns 1 if anything failed."""
-  given = _parser().parse_args(arguments)
-  scale = plans.SCALES[given.scale]
+  given, fields = _parsed(arguments)
+  scale = _scale(given, fields)
   parts = ("paper", "" if given.scale == "paper" else given.scale, given.reader or "")
   workdir = given.workdir or pathlib.Path("runs") / "_".join(filter(None, parts))
   names = list(EXPERIMENTS) if given.experiment == "paper" else [given.experiment]
-  planned = plans.merged(one for name in names for one in _experiment(name).plan(scale))
-  if given.reader:
-    planned = [plans.read_by(one, given.reader) for one in planned]
-  if given.part:
-    with as_sentences(workdir, "--workdir"):
+  with as_sentences(workdir, "--workdir"):
+    planned = plans.merged(one for name in names for one in _experiment(name).plan(scale))
+    planned = plans.replicated(planned, scale)
+    if given.part:
       planned = plans.part(planned, given.part)
   if given.list:
     listing.show(planned, workdir)
@@ -50,6 +55,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
   for folder in failed:
     print(f"{workdir / folder} failed; see above, and start again to go on.")
   return 1 if failed or undrawn else 0
+
+
+def _parsed(arguments):
+  """What the command line says, and the fields that it changes, as (name, value)."""
+  parser = _parser()
+  given, others = parser.parse_known_args(arguments)
+  fields = []
+  for word in others:
+    name, is_given, value = word.removeprefix(_FIELD).partition("=")
+    if not (word.startswith(_FIELD) and is_given):
+      parser.error(f"{word} is not known; fields are changed as in {_FIELD}inverter.num_steps=1000")
+    fields.append((name, value))
+  if given.seeds < 1:
+    parser.error(f"--seeds={given.seeds} leaves nothing to run; give 1 or more")
+  return given, tuple(fields)
+
+
+def _scale(given, fields) -> plans.Scale:
+  scale = plans.SCALES[given.scale]
+  if given.set:
+    scale = scale._replace(datasets=(given.set,), single=given.set)
+  return scale._replace(reader=given.reader or "", fields=fields, num_seeds=given.seeds)
 
 
 def _experiment(name):
@@ -79,6 +106,22 @@ def _parser():
     help="the whole path at no useful size, in minutes",
   )
   parser.add_argument(
+    "--coarse",
+    action="store_const",
+    const="coarse",
+    dest="scale",
+    help="the same on means of 2x2 and 4x4 pixels, which two cores can learn to the end",
+  )
+  parser.add_argument(
+    "--set", choices=sorted(config_lib.PRESETS), help="one set of images in the place of all"
+  )
+  parser.add_argument(
+    "--seeds",
+    type=int,
+    default=1,
+    help="replicates of every run, each with its own classifier; figures 4 and 5 pool them",
+  )
+  parser.add_argument(
     "--reader",
     choices=contexts.MODES,
     help="of h: projection is the paper's own; default: that of the configurations, decoder",
@@ -91,15 +134,14 @@ def _parser():
   )
   parser.add_argument("--part", help="shared, or I/N: some of the runs; draws nothing")
   parser.add_argument("--list", action="store_true", help="print runs and costs, start nothing")
-  parser.add_argument(
-    "--workdir", type=pathlib.Path, help="default: runs/paper[_miniature][_READER]"
-  )
+  parser.add_argument("--workdir", type=pathlib.Path, help="default: runs/paper[_SCALE][_READER]")
   return parser
 
 
 def _is_drawn(name, scale, workdir, failed):
   experiment = _experiment(name)
-  missing = [one.folder for one in experiment.plan(scale) if one.folder in failed]
+  needed = plans.replicated(experiment.plan(scale), scale)
+  missing = [one.folder for one in needed if one.folder in failed]
   if missing:
     warn("%s is not drawn: %s failed.", name, ", ".join(missing))
     return False

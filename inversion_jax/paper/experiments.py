@@ -13,10 +13,10 @@ from PIL import Image
 
 from inversion_jax import information, report
 from inversion_jax.machine import storage
-from inversion_jax.paper import plans
+from inversion_jax.paper import plans, rankings
 from inversion_jax.paper.plans import Planned, Scale
 from inversion_jax.report import figures, pictures
-from inversion_jax.report.files import RunFiles, read_run, rows_of
+from inversion_jax.report.files import Replicates, RunFiles, read_run, rows_of
 
 _MAX_ROWS = 8
 
@@ -25,7 +25,7 @@ def figure_1(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """Original, mean-squared-error reconstruction and samples, for each layer and set."""
   parts, rows = [], []
   for dataset in scale.datasets:
-    runs = [read_run(workdir / dataset / layer) for layer in plans.LAYERS]
+    runs = [_first(workdir, scale, f"{dataset}/{layer}") for layer in plans.LAYERS]
     samples = runs[0].samples
     columns = [pictures.Column("original", samples["original"][:_MAX_ROWS, None])]
     for run in runs:
@@ -33,17 +33,18 @@ def figure_1(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
         pictures.Column(f"{run.layer} MSE", run.samples["reconstruction"][:_MAX_ROWS, None])
       )
       columns.append(pictures.Column("samples", run.samples["sample"][:_MAX_ROWS, :2]))
-      rows.append(_numbers(run, dataset, decoder_mse=run.summary.get("decoder_mse")))
+      mse = run.summary.get("decoder_mse")
+      rows.append(_numbers(Replicates((run,)), dataset, decoder_mse=mse))
     parts.append(_grid(columns, samples, runs[0]))
   _stack(parts, output / "figure_1.png")
-  _write_csv(output / "figure_1.csv", rows)
+  storage.write_table(output / "figure_1.csv", rows)
 
 
 def figure_2(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """The closest of many samples given fc3, beside the nearest training images."""
   parts, rows = [], []
   for dataset in scale.datasets:
-    run = read_run(workdir / dataset / "fc3")
+    run = _first(workdir, scale, f"{dataset}/fc3")
     arrays = storage.read_npz(run.folder / storage.NEIGHBOURS)
     num_shown, num_closest = arrays["closest_l1"].shape
     nearest = arrays["nearest"][:num_shown, :num_closest]
@@ -65,31 +66,33 @@ def figure_2(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
           }
         )
   _stack(parts, output / "figure_2.png")
-  _write_csv(output / "figure_2.csv", rows)
+  storage.write_table(output / "figure_2.csv", rows)
 
 
 def figure_3(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """Samples of stacked GANs, ours, and nearest neighbours, with their diversity."""
-  report.write_figure_3(output, workdir / scale.single / "fc3")
+  report.write_figure_3(output, _root(workdir, scale) / scale.single / "fc3")
 
 
 def table_1(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """Distances in each layer's own space."""
-  folders = [workdir / dataset / layer for dataset in scale.datasets for layer in plans.LAYERS]
+  root = _root(workdir, scale)
+  folders = [root / dataset / layer for dataset in scale.datasets for layer in plans.LAYERS]
   report.write_table_1(output, folders)
 
 
 def gallery(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """Every way to look inside a layer: pictures, table, page."""
-  report.write_gallery(output, [workdir / scale.single / layer for layer in plans.LAYERS])
+  folder = _root(workdir, scale) / scale.single
+  report.write_gallery(output, [folder / layer for layer in plans.LAYERS])
 
 
 def figure_4(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """Three networks on affNIST: accuracy, NCE, and where their samples lie."""
-  del scale
   parts, rows = [], []
   for kind in plans.KINDS:
-    run = read_run(workdir / "affnist" / f"{kind}_fc3")
+    row = _replicates(workdir, scale, f"affnist/{kind}_fc3")
+    run = row.first
     shown = {name: values[:6] for name, values in run.samples.items()}
     columns = [
       pictures.Column("original", shown["original"][:, None]),
@@ -98,17 +101,18 @@ def figure_4(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
     ]
     parts.append(_grid(columns, shown, run))
     source_n = run.sources[rows_of(run.nats["index"], run.samples["index"])]
-    scatter = information.mean_with_error(centroid_variance(run.samples["sample"]), source_n)
+    variance_Sn = np.stack([centroid_variance(one.samples["sample"]) for one in row.runs])
+    scatter = information.mean_over_seeds(variance_Sn, source_n)
     rows.append(
       _numbers(
-        run,
+        row,
         kind,
-        test_accuracy=run.summary["classifier_test_accuracy"],
+        test_accuracy=row.mean("classifier_test_accuracy"),
         **scatter.fields("centroid_variance_pixels2", "centroid_variance_standard_error"),
       )
     )
   _stack(parts, output / "figure_4.png")
-  _write_csv(output / "figure_4.csv", rows)
+  storage.write_table(output / "figure_4.csv", rows)
 
 
 def centroid_variance(
@@ -135,43 +139,44 @@ def figure_5a(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
     for dataset in scale.datasets:
-      runs = [read_run(workdir / dataset / layer) for layer in plans.LAYERS]
-      size = abs(runs[0].nce.mean)
-      means = [run.nce.mean / size for run in runs]
-      errors = [(run.nce.interval()[1] - run.nce.mean) / size for run in runs]
+      of_set = [_replicates(workdir, scale, f"{dataset}/{layer}") for layer in plans.LAYERS]
+      size = abs(of_set[0].nce.mean)
+      means = [row.nce.mean / size for row in of_set]
+      errors = [(row.nce.interval()[1] - row.nce.mean) / size for row in of_set]
       axes.errorbar(plans.LAYERS, means, errors, marker="o", capsize=3, label=dataset)
-      for place, run in enumerate(runs):
-        below = _gain("minus_layer_before", run, runs[place - 1]) if place else {}
-        rows.append(_numbers(run, dataset, relative_to_conv1=means[place], **below))
+      for place, row in enumerate(of_set):
+        below = _gain("minus_layer_before", row, of_set[place - 1]) if place else {}
+        rows.append(_numbers(row, dataset, relative_to_conv1=means[place], **below))
     axes.set(title="Figure 5a", ylabel="NCE / |NCE of conv1|")
     axes.legend()
   figures.save(figure, output / "figure_5a.png")
-  _write_csv(output / "figure_5a.csv", rows)
+  storage.write_table(output / "figure_5a.csv", rows)
 
 
 def figure_5b(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """NCE by layer over classifier updates, of the regular and the overfitted network."""
-  folder = workdir / scale.single / "dynamics"
-  runs = {
-    place: read_run(folder / plans.dynamics_name(*place)) for place in plans.dynamics_places(scale)
+  folder = f"{scale.single}/dynamics"
+  found = {
+    place: _replicates(workdir, scale, f"{folder}/{plans.dynamics_name(*place)}")
+    for place in plans.dynamics_places(scale)
   }
   rows = []
-  for (regime, layer, step), run in runs.items():
+  for (regime, layer, step), row in found.items():
     before = scale.snapshots[max(scale.snapshots.index(step) - 1, 0)]
     compared = {
-      "since_first": runs[regime, layer, scale.snapshots[0]],
-      "since_before": runs[regime, layer, before],
-      "minus_regular": runs["regular", layer, step],
+      "since_first": found[regime, layer, scale.snapshots[0]],
+      "since_before": found[regime, layer, before],
+      "minus_regular": found["regular", layer, step],
     }
     differences = {}
     for name, over in compared.items():
-      differences |= _gain(name, run, over)
-    rows.append(_numbers(run, regime, classifier_updates=step, **differences))
-  figures.save(_dynamics_figure(runs, scale), output / "figure_5b.png")
-  _write_csv(output / "figure_5b.csv", rows)
+      differences |= _gain(name, row, over)
+    rows.append(_numbers(row, regime, classifier_updates=step, **differences))
+  figures.save(_dynamics_figure(found, scale), output / "figure_5b.png")
+  storage.write_table(output / "figure_5b.csv", rows)
 
 
-def _dynamics_figure(runs, scale):
+def _dynamics_figure(found, scale):
   """The bars are of the change since the first point, image by image: of it the figure tells.
 
   The spread of the images' own nats is far larger, and the same at every point.
@@ -182,9 +187,9 @@ def _dynamics_figure(runs, scale):
     all_axes = figure.subplots(1, len(plans.LAYERS), squeeze=False)[0]
     for axes, layer in zip(all_axes, plans.LAYERS, strict=True):
       for regime, color in (("regular", figures.BLUE), ("overfitted", figures.RED)):
-        of_regime = [runs[regime, layer, step] for step in scale.snapshots]
-        means = [run.nce.mean for run in of_regime]
-        changes = [run.gain_over(runs[regime, layer, first]) for run in of_regime]
+        of_regime = [found[regime, layer, step] for step in scale.snapshots]
+        means = [row.nce.mean for row in of_regime]
+        changes = [_difference(row, found[regime, layer, first]) for row in of_regime]
         errors = [change.interval()[1] - change.mean for change in changes]
         places = range(len(scale.snapshots))
         axes.errorbar(places, means, errors, marker="o", capsize=3, color=color, label=regime)
@@ -197,25 +202,47 @@ def _dynamics_figure(runs, scale):
   return figure
 
 
-def _gain(name: str, run: RunFiles, over: RunFiles) -> dict[str, float]:
-  """Three cells of a row: NCE of `run` minus NCE of `over` and its 95% interval."""
-  gain = run.gain_over(over)
+def _root(workdir, scale) -> pathlib.Path:
+  """Of the first seed, which stands for the others where pictures are shown."""
+  return plans.roots(workdir, scale)[0]
+
+
+def _first(workdir, scale, folder) -> RunFiles:
+  return read_run(_root(workdir, scale) / folder)
+
+
+def _replicates(workdir, scale, folder) -> Replicates:
+  return Replicates(tuple(read_run(root / folder) for root in plans.roots(workdir, scale)))
+
+
+def _difference(row: Replicates, over: Replicates) -> information.Estimate:
+  """NCE of `row` minus NCE of `over`, which have the same seeds and test images."""
+  return information.difference_over_seeds(
+    row.nce_by_seed, over.nce_by_seed, row.sources, is_paired=True
+  )
+
+
+def _gain(name: str, row: Replicates, over: Replicates) -> dict[str, float]:
+  """Three cells of a row: NCE of `row` minus NCE of `over` and its 95% interval."""
+  gain = _difference(row, over)
   low, high = gain.interval()
   return {f"{name}_nats": gain.mean, f"{name}_low": low, f"{name}_high": high}
 
 
-def _numbers(run: RunFiles, group: str, **further: Any) -> dict[str, Any]:
-  low, high = run.nce.interval()
+def _numbers(row: Replicates, group: str, **further: Any) -> dict[str, Any]:
+  nce = row.nce
+  low, high = nce.interval()
   return {
     "group": group,
-    "dataset": run.summary["dataset"],
-    "layer": run.layer,
-    "nce_nats": run.nce.mean,
+    "dataset": row.first.summary["dataset"],
+    "layer": row.layer,
+    "num_seeds": len(row.runs),
+    "nce_nats": nce.mean,
     "nce_nats_low": low,
     "nce_nats_high": high,
-    "bits_per_dim": run.summary["bits_per_dim"],
-    "num_test_images": len(run.nats["nats"]),
-    "inverter_steps": run.summary.get("inverter_steps"),
+    "bits_per_dim": information.bits_per_dim(-nce.mean, row.first.summary["image_shape"]),
+    "num_test_images": len(row.sources),
+    "inverter_steps": row.mean("inverter_steps"),
     **further,
   }
 
@@ -243,12 +270,6 @@ def _stack(parts: Sequence[Figure], path: pathlib.Path):
     whole.save(temporary, format="png")
 
 
-def _write_csv(path: pathlib.Path, rows: Sequence[dict[str, Any]]):
-  """One line a row; a cell that a row lacks stays empty."""
-  header = list(dict.fromkeys(name for row in rows for name in row))
-  storage.write_csv(path, header, ([row.get(name) for name in header] for row in rows))
-
-
 class Experiment(NamedTuple):
   """A figure or table: its runs, and `draw(workdir, output, scale)`."""
 
@@ -260,6 +281,7 @@ class Experiment(NamedTuple):
 # Beside the paper's own: "paper" is not these.
 FURTHER = {
   "gallery": Experiment("Every way to look inside a layer", plans.gallery, gallery),
+  "ranking": Experiment("Layers in order, under two readers", plans.ranking, rankings.draw),
 }
 EXPERIMENTS = {
   "figure_1": Experiment("Inverting network layers", plans.layers, figure_1),

@@ -23,6 +23,10 @@ SHAPES = {
   "affnist/medium": ((40, 40, 1), 256),
   "svhn_cropped": ((32, 32, 3), 256),
   "cifar10": ((32, 32, 3), 256),
+  "mnist/14": ((14, 14, 1), 256),
+  "mnist/7": ((7, 7, 1), 17),
+  "fashion_mnist/14": ((14, 14, 1), 256),
+  "cifar10/16": ((16, 16, 3), 256),
 }
 # Of the rate of matrix products: networks of 64 filters reached 0.6 on CPUs, the digits' 0.3.
 SHARE_OF_PRODUCTS = 0.5

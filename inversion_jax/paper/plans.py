@@ -3,6 +3,7 @@
 Source: Nash et al. (2019), section 5 and appendix A.
 """
 
+import pathlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -13,7 +14,9 @@ from inversion_jax import stages
 from inversion_jax.machine.errors import UserError
 
 LAYERS = ("conv1", "conv2", "fc3", "logits")
+READERS = ("decoder", "projection")
 PAPERS_READER = "projection"
+PRIOR = "prior"
 KINDS = ("conv", "pool", "dense")
 SHARED = "shared"
 # Section 5.3: the overfitted classifier sees so many images, and no dropout.
@@ -38,7 +41,10 @@ class Scale(NamedTuple):
     snapshots: classifier updates of figure 5b.
     amortised_steps: of a density model of figure 5b, which begins from p(x).
     variant: of the presets.
-    adapt: last changes to a configuration.
+    adapt: changes to a configuration.
+    reader: of h, one of `contexts.MODES`; "" leaves that of the configurations.
+    fields: last changes, (name, value) as the command line has them.
+    num_seeds: replicates of every run, each with its own classifier, order and inverter.
   """
 
   datasets: tuple[str, ...]
@@ -48,6 +54,9 @@ class Scale(NamedTuple):
   amortised_steps: int
   variant: str = ""
   adapt: Callable[[ConfigDict], None] = lambda config: None
+  reader: str = ""
+  fields: tuple[tuple[str, str], ...] = ()
+  num_seeds: int = 1
 
 
 def _miniature(config: ConfigDict):
@@ -87,6 +96,15 @@ SCALES = {
     amortised_steps=200,
     adapt=_miniature,
   ),
+  # Sets that two cores can learn to the end: means of 2x2 and 4x4 pixels.
+  "coarse": Scale(
+    datasets=("mnist/7", "mnist/14", "fashion_mnist/14", "cifar10/16"),
+    single="mnist/7",
+    num_many=1024,
+    snapshots=(0, 20, 100, 1_500),
+    amortised_steps=1_000,
+    adapt=_miniature,
+  ),
   "smoke": Scale(
     datasets=("digits",),
     single="digits",
@@ -118,6 +136,34 @@ def gallery(scale: Scale) -> list[Planned]:
   return [_layer(scale, scale.single, layer, "gallery") for layer in LAYERS]
 
 
+def ranking(scale: Scale) -> list[Planned]:
+  """Every layer under each reader, and p(x), of every set."""
+  return [
+    _ranked(scale, dataset, layer, reader)
+    for dataset in scale.datasets
+    for layer, reader in ranking_places(scale)
+  ]
+
+
+def ranking_places(scale: Scale) -> list[tuple[str, str]]:
+  """(layer, reader), from the input to the output under each reader; p(x), which has none, last."""
+  readers = (scale.reader,) if scale.reader else READERS
+  layers = [(layer, reader) for reader in readers for layer in LAYERS]
+  return [*layers, (config_lib.NO_LAYER, "")]
+
+
+def ranking_name(layer: str, reader: str) -> str:
+  """The folder of one of them."""
+  return f"{reader}_{layer}" if layer else PRIOR
+
+
+def _ranked(scale, dataset, layer, reader):
+  config = config_lib.preset(dataset, layer, scale.variant)
+  names = ("classifier", "inverter", "evaluate") if layer else ("inverter", "evaluate")
+  scale = scale._replace(reader=reader)
+  return _planned(scale, f"{dataset}/{ranking_name(layer, reader)}", config, names)
+
+
 def architectures(scale: Scale) -> list[Planned]:
   """Figure 4: fc3 of three networks on affNIST."""
   planned = []
@@ -134,7 +180,7 @@ def dynamics(scale: Scale) -> list[Planned]:
   """
   folder = f"{scale.single}/dynamics"
   prior = config_lib.preset(scale.single, config_lib.NO_LAYER, scale.variant)
-  planned = [_planned(scale, f"{folder}/prior", prior, ("inverter", "evaluate"))]
+  planned = [_planned(scale, f"{folder}/{PRIOR}", prior, ("inverter", "evaluate"))]
   for regime, layer, step in dynamics_places(scale):
     config = config_lib.preset(scale.single, layer, scale.variant)
     config.representation.step = step
@@ -145,7 +191,7 @@ def dynamics(scale: Scale) -> list[Planned]:
       batch_size = min(config.classifier.batch_size, NUM_OVERFITTED // 2)
       config.classifier.update({"num_train": NUM_OVERFITTED, "batch_size": batch_size})
       config.classifier.network.dropout_rate = 0.0
-    config.inverter.update({"num_steps": scale.amortised_steps, "start_from": f"{folder}/prior"})
+    config.inverter.update({"num_steps": scale.amortised_steps, "start_from": f"{folder}/{PRIOR}"})
     name = f"{folder}/{dynamics_name(regime, layer, step)}"
     planned.append(_planned(scale, name, config, ("classifier", "inverter", "evaluate")))
   return planned
@@ -179,7 +225,41 @@ def _layer(scale, dataset, layer, *further):
 
 def _planned(scale, folder, config, names):
   scale.adapt(config)
+  if scale.reader:
+    _read_by(config, scale.reader)
+  for name, value in scale.fields:
+    config_lib.set_field(config, name, value)
   return Planned(folder, config, tuple(names))
+
+
+def _read_by(config: ConfigDict, reader: str):
+  """Another reader of h; the paper's has no weight decay."""
+  config.inverter.network.context = reader
+  if reader == PAPERS_READER:
+    config.inverter.weight_decay = 0.0
+
+
+def replicated(planned: Iterable[Planned], scale: Scale) -> list[Planned]:
+  """Each run once for every seed, under a folder of the seed if there are several."""
+  expanded = []
+  for one in planned:
+    one.config.seeds = scale.num_seeds
+    for name, config in config_lib.replicates(one.config).items():
+      if config.inverter.start_from:
+        config.inverter.start_from = _under(name, config.inverter.start_from)
+      expanded.append(one._replace(folder=_under(name, one.folder), config=config))
+  return expanded
+
+
+def roots(workdir: pathlib.Path, scale: Scale) -> list[pathlib.Path]:
+  """Where the folders of the runs of each seed begin."""
+  config = config_lib.default()
+  config.seeds = scale.num_seeds
+  return [workdir / name for name in config_lib.replicates(config)]
+
+
+def _under(name, folder):
+  return pathlib.PurePosixPath(name, folder).as_posix()
 
 
 def merged(planned: Iterable[Planned]) -> list[Planned]:
@@ -191,15 +271,6 @@ def merged(planned: Iterable[Planned]) -> list[Planned]:
     ordered = sorted(names, key=_ORDER.index)
     wanted[one.folder] = before._replace(stages=tuple(ordered))
   return list(wanted.values())
-
-
-def read_by(planned: Planned, reader: str) -> Planned:
-  """The same run with another reader of h; the paper's has no weight decay."""
-  config = planned.config.copy_and_resolve_references()
-  config.inverter.network.context = reader
-  if reader == PAPERS_READER:
-    config.inverter.weight_decay = 0.0
-  return planned._replace(config=config)
 
 
 def part(planned: Iterable[Planned], name: str) -> list[Planned]:
