@@ -237,9 +237,10 @@ def test_runs_side_by_side_begin_once_what_they_share_is_there(monkeypatch, tmp_
 
 
 def test_the_paper_s_own_reader_is_a_flag():
-  (planned, *_) = plans.layers(plans.SCALES["miniature"])
+  scale = plans.SCALES["miniature"]
+  (planned, *_) = plans.layers(scale)
   for reader, decay in (("projection", 0.0), ("decoder", planned.config.inverter.weight_decay)):
-    config = plans.read_by(planned, reader).config
+    config = plans.layers(scale._replace(reader=reader))[0].config
     assert (config.inverter.network.context, config.inverter.weight_decay) == (reader, decay)
   assert planned.config.inverter.network.context == "decoder"
 
