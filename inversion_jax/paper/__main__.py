@@ -5,6 +5,7 @@ launch/paper --list               # the runs of everything and what they cost; s
 launch/paper                      # everything, at the paper's size
 launch/figure_5a --miniature --jobs=2    # two runs at the same time, in a process each
 launch/ranking --coarse --set=mnist/14 --seeds=3    # of one set, with replicates
+launch/figure_5b --coarse --layers=conv2,fc3        # of some layers
 
 Fields of the configurations are changed in all runs, as in --config.inverter.num_steps=1000.
 
@@ -16,6 +17,7 @@ launch/paper --part=2/8           # each machine its part of the runs, then
 launch/paper                      # the figures; launch/slurm does all three
 """
 
+import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -76,7 +78,12 @@ def _scale(given, fields) -> plans.Scale:
   scale = plans.SCALES[given.scale]
   if given.set:
     scale = scale._replace(datasets=(given.set,), single=given.set)
-  return scale._replace(reader=given.reader or "", fields=fields, num_seeds=given.seeds)
+  return scale._replace(
+    reader=given.reader or "",
+    fields=fields,
+    layers=tuple(layer for layer in plans.LAYERS if layer in given.layers),
+    num_seeds=given.seeds,
+  )
 
 
 def _experiment(name):
@@ -116,6 +123,12 @@ def _parser():
     "--set", choices=sorted(config_lib.PRESETS), help="one set of images in the place of all"
   )
   parser.add_argument(
+    "--layers",
+    type=_layers,
+    default=plans.LAYERS,
+    help="some of them, as conv2,fc3; not of figures 2 to 4, which are of fc3",
+  )
+  parser.add_argument(
     "--seeds",
     type=int,
     default=1,
@@ -136,6 +149,16 @@ def _parser():
   parser.add_argument("--list", action="store_true", help="print runs and costs, start nothing")
   parser.add_argument("--workdir", type=pathlib.Path, help="default: runs/paper[_SCALE][_READER]")
   return parser
+
+
+def _layers(text: str) -> list[str]:
+  """Layers of a list; errors of the parser carry the name of this function."""
+  found = text.split(",")
+  unknown = [layer for layer in found if layer not in plans.LAYERS]
+  if unknown:
+    known = ", ".join(plans.LAYERS)
+    raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {known}")
+  return found
 
 
 def _is_drawn(name, scale, workdir, failed):

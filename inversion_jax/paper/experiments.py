@@ -25,7 +25,7 @@ def figure_1(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """Original, mean-squared-error reconstruction and samples, for each layer and set."""
   parts, rows = [], []
   for dataset in scale.datasets:
-    runs = [_first(workdir, scale, f"{dataset}/{layer}") for layer in plans.LAYERS]
+    runs = [_first(workdir, scale, f"{dataset}/{layer}") for layer in scale.layers]
     samples = runs[0].samples
     columns = [pictures.Column("original", samples["original"][:_MAX_ROWS, None])]
     for run in runs:
@@ -77,14 +77,14 @@ def figure_3(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
 def table_1(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """Distances in each layer's own space."""
   root = _root(workdir, scale)
-  folders = [root / dataset / layer for dataset in scale.datasets for layer in plans.LAYERS]
+  folders = [root / dataset / layer for dataset in scale.datasets for layer in scale.layers]
   report.write_table_1(output, folders)
 
 
 def gallery(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """Every way to look inside a layer: pictures, table, page."""
   folder = _root(workdir, scale) / scale.single
-  report.write_gallery(output, [folder / layer for layer in plans.LAYERS])
+  report.write_gallery(output, [folder / layer for layer in scale.layers])
 
 
 def figure_4(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
@@ -139,15 +139,15 @@ def figure_5a(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
     for dataset in scale.datasets:
-      of_set = [_replicates(workdir, scale, f"{dataset}/{layer}") for layer in plans.LAYERS]
+      of_set = [_replicates(workdir, scale, f"{dataset}/{layer}") for layer in scale.layers]
       size = abs(of_set[0].nce.mean)
       means = [row.nce.mean / size for row in of_set]
       errors = [(row.nce.interval()[1] - row.nce.mean) / size for row in of_set]
-      axes.errorbar(plans.LAYERS, means, errors, marker="o", capsize=3, label=dataset)
+      axes.errorbar(scale.layers, means, errors, marker="o", capsize=3, label=dataset)
       for place, row in enumerate(of_set):
         below = _gain("minus_layer_before", row, of_set[place - 1]) if place else {}
         rows.append(_numbers(row, dataset, relative_to_conv1=means[place], **below))
-    axes.set(title="Figure 5a", ylabel="NCE / |NCE of conv1|")
+    axes.set(title="Figure 5a", ylabel=f"NCE / |NCE of {scale.layers[0]}|")
     axes.legend()
   figures.save(figure, output / "figure_5a.png")
   storage.write_table(output / "figure_5a.csv", rows)
@@ -184,8 +184,8 @@ def _dynamics_figure(found, scale):
   first = scale.snapshots[0]
   with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(figures.WIDTH, 3.2), layout="constrained")
-    all_axes = figure.subplots(1, len(plans.LAYERS), squeeze=False)[0]
-    for axes, layer in zip(all_axes, plans.LAYERS, strict=True):
+    all_axes = figure.subplots(1, len(scale.layers), squeeze=False)[0]
+    for axes, layer in zip(all_axes, scale.layers, strict=True):
       for regime, color in (("regular", figures.BLUE), ("overfitted", figures.RED)):
         of_regime = [found[regime, layer, step] for step in scale.snapshots]
         means = [row.nce.mean for row in of_regime]

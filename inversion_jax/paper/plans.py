@@ -44,6 +44,7 @@ class Scale(NamedTuple):
     adapt: changes to a configuration.
     reader: of h, one of `contexts.MODES`; "" leaves that of the configurations.
     fields: last changes, (name, value) as the command line has them.
+    layers: of the classifier, in its order; figures 2 to 4 are of fc3.
     num_seeds: replicates of every run, each with its own classifier, order and inverter.
   """
 
@@ -56,6 +57,7 @@ class Scale(NamedTuple):
   adapt: Callable[[ConfigDict], None] = lambda config: None
   reader: str = ""
   fields: tuple[tuple[str, str], ...] = ()
+  layers: tuple[str, ...] = LAYERS
   num_seeds: int = 1
 
 
@@ -118,7 +120,9 @@ SCALES = {
 
 def layers(scale: Scale, *further: str) -> list[Planned]:
   """Every layer of every set, through the default stages and `further` ones."""
-  return [_layer(scale, dataset, layer, *further) for dataset in scale.datasets for layer in LAYERS]
+  return [
+    _layer(scale, dataset, layer, *further) for dataset in scale.datasets for layer in scale.layers
+  ]
 
 
 def closest_samples(scale: Scale) -> list[Planned]:
@@ -133,7 +137,7 @@ def gans(scale: Scale) -> list[Planned]:
 
 def gallery(scale: Scale) -> list[Planned]:
   """Every way to look inside each layer of one set."""
-  return [_layer(scale, scale.single, layer, "gallery") for layer in LAYERS]
+  return [_layer(scale, scale.single, layer, "gallery") for layer in scale.layers]
 
 
 def ranking(scale: Scale) -> list[Planned]:
@@ -148,7 +152,7 @@ def ranking(scale: Scale) -> list[Planned]:
 def ranking_places(scale: Scale) -> list[tuple[str, str]]:
   """(layer, reader), from the input to the output under each reader; p(x), which has none, last."""
   readers = (scale.reader,) if scale.reader else READERS
-  layers = [(layer, reader) for reader in readers for layer in LAYERS]
+  layers = [(layer, reader) for reader in readers for layer in scale.layers]
   return [*layers, (config_lib.NO_LAYER, "")]
 
 
@@ -202,7 +206,7 @@ def dynamics_places(scale: Scale) -> list[tuple[str, str, int]]:
   return [
     (regime, layer, step)
     for regime in ("regular", "overfitted")
-    for layer in LAYERS
+    for layer in scale.layers
     for step in scale.snapshots
   ]
 

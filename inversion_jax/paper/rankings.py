@@ -56,7 +56,7 @@ def _rows(comparison: SideBySide, scale: Scale, dataset: str) -> list[dict[str, 
       prior = comparison.difference(place, marginal_place(comparison))
       cells |= _estimate("minus_prior_nats", prior.estimate) | {"over_prior": prior.verdict}
       cells |= _estimate("codelength_saved_nats", saved.get(comparison.names[place]))
-      if layer != plans.LAYERS[0]:
+      if layer != scale.layers[0]:
         before = comparison.difference(place, place - 1)
         cells |= _estimate("minus_layer_before_nats", before.estimate)
         cells |= {"verdict": before.verdict}
@@ -116,5 +116,5 @@ def _draw_set(axes, comparison, scale):
   for reader, gains in found.items():
     means = [gain.mean for gain in gains]
     errors = [gain.interval()[1] - gain.mean for gain in gains]
-    axes.errorbar(plans.LAYERS, means, errors, marker="o", capsize=3, label=reader)
+    axes.errorbar(scale.layers, means, errors, marker="o", capsize=3, label=reader)
   axes.axhline(0.0, color=figures.GREY, linewidth=0.8)

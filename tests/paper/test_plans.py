@@ -127,11 +127,10 @@ def launched(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("paper")
   jax.monitoring.register_event_listener(lambda event, **_: FOUND.append(event))
   with pytest.MonkeyPatch.context() as patch, no_cache():
-    patch.setattr(plans, "LAYERS", ("fc3",))
     patch.delitem(experiments.EXPERIMENTS, "figure_3")
     patch.delitem(experiments.EXPERIMENTS, "figure_4")
     patch.setitem(experiments.EXPERIMENTS, "failing", failing_experiment())
-    status = launch.main(["paper", "--smoke", f"--workdir={workdir}"])
+    status = launch.main(["paper", "--smoke", "--layers=fc3", f"--workdir={workdir}"])
     assert jax.config.jax_compilation_cache_dir is None, "it was for this launch"
   return status, workdir
 
@@ -208,9 +207,8 @@ def test_a_run_of_a_launch_names_the_command_of_the_launch(monkeypatch):
 
 def test_a_launch_that_is_done_runs_nothing_again(launched, monkeypatch):
   _, workdir = launched
-  monkeypatch.setattr(plans, "LAYERS", ("fc3",))
   monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained again"))
-  assert launch.main(["figure_5b", "--smoke", f"--workdir={workdir}"]) == 0
+  assert launch.main(["figure_5b", "--smoke", "--layers=fc3", f"--workdir={workdir}"]) == 0
 
 
 def test_runs_side_by_side_begin_once_what_they_share_is_there(monkeypatch, tmp_path):
@@ -224,8 +222,7 @@ def test_runs_side_by_side_begin_once_what_they_share_is_there(monkeypatch, tmp_
   monkeypatch.setattr(running.stages, "go_through", go_through)
   in_turn = lambda act, tasks, names, num: [act(*task) for task in tasks]  # noqa: E731
   monkeypatch.setattr(running.workers, "side_by_side", in_turn)
-  monkeypatch.setattr(plans, "LAYERS", ("fc3",))
-  launch.main(["figure_5b", "--smoke", "--jobs=2", f"--workdir={tmp_path}"])
+  launch.main(["figure_5b", "--smoke", "--layers=fc3", "--jobs=2", f"--workdir={tmp_path}"])
   folders = [folder for folder, _, _ in gone_through]
   num_runs = len(set(folders))
   assert folders[:num_runs] == folders[num_runs:], "once what is shared, then everything"

@@ -95,6 +95,8 @@ def test_the_plan_has_both_readers_of_one_classifier_and_p_of_x():
   assert (ours.inverter.network.context, papers.inverter.network.context) == plans.READERS
   assert config_lib.classifier_identity(ours) == config_lib.classifier_identity(papers)
   assert of_set["mnist/14/prior"].representation.layer == config_lib.NO_LAYER
+  of_two_layers = plans.SCALES["coarse"]._replace(layers=("conv2", "fc3"))
+  assert len(plans.ranking(of_two_layers)) == 4 * 5
   one_reader = plans.ranking(plans.SCALES["coarse"]._replace(reader="encoder"))
   assert len(one_reader) == 4 * 5
 
@@ -127,6 +129,7 @@ def test_the_command_line_chooses_set_seeds_and_fields(capsys):
     ("--config.inverter.num_steps=many", "of type int"),
     ("--config.inverter.num_steps", "fields are changed as in --config."),
     ("--sedes=3", "--sedes=3 is not known"),
+    ("--layers=conv2,fc4", "'fc4' is none of conv1, conv2"),
     ("--seeds=0", "leaves nothing to run"),
     ("--set=mnist/13", "invalid choice: 'mnist/13'"),
   ],
