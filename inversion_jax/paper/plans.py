@@ -104,7 +104,7 @@ SCALES = {
     single="mnist/7",
     num_many=1024,
     snapshots=(0, 20, 100, 1_500),
-    amortised_steps=1_000,
+    amortised_steps=600,
     adapt=_miniature,
   ),
   "smoke": Scale(
