@@ -94,6 +94,7 @@ def default() -> ConfigDict:
       "reader_units": 512,
       "reader_dropout_rate": 0.0,
       "reader_places": 32,  # features of the place alone, which p(x) has, too
+      "reader_direct": 16,  # features of each pixel that are lines in a vector
       "architecture": "pixelcnn++",  # or "gated", of van den Oord et al. (2016b)
       "remat": "",  # computed again to save memory: "elementwise" or "blocks"; not felt on CPUs
     }

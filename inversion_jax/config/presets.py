@@ -270,6 +270,7 @@ def _shrink(config):
   # Two resolutions still halve and double; the third would only take longer to compile.
   config.inverter.network.update({"num_filters": 8, "num_blocks": 1, "num_scales": 2})
   config.inverter.network.update({"reader_filters": 8, "reader_units": 16, "reader_places": 4})
+  config.inverter.network.reader_direct = 2
   config.inverter.likelihood.num_components = 2
   config.decoder.network.update({"num_filters": 8, "num_units": 16})
   config.gated.network.update({"num_filters": 4, "num_blocks": 2})

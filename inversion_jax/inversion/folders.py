@@ -31,7 +31,7 @@ NUM_DIGEST_IMAGES = 128
 
 
 # What newer fields of the network were in folders that do not name them.
-BEFORE = {"reader_places": 0}
+BEFORE = {"reader_places": 0, "reader_direct": 0}
 
 
 def begin(folder: pathlib.Path, begun_with: dict[str, Any]):

@@ -33,8 +33,8 @@ class Network:
     num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
     context: how h is brought in, "projection" (the paper's), "encoder" or "decoder".
     resize_method: of a spatial h in the first two, see `ContextEncoder`.
-    reader_filters, reader_blocks, reader_units, reader_dropout_rate, reader_places: of the third,
-      see `Reader`; p(x) has the places, too.
+    reader_filters, reader_blocks, reader_units, reader_dropout_rate, reader_places, reader_direct:
+      of the third, see `Reader`; p(x) has the places, too.
     remat: what the backward pass computes again, "", "elementwise" or "blocks".
     likelihood: of a pixel, "auto", "categorical" or "logistic_mixture".
     num_components, min_log_scale: of the mixture.
@@ -55,6 +55,7 @@ class Network:
   reader_units: int = 512
   reader_dropout_rate: float = 0.0
   reader_places: int = 32
+  reader_direct: int = 16
   remat: str = ""
   likelihood: str = "auto"
   num_components: int = 10
@@ -64,7 +65,7 @@ class Network:
 
   def __post_init__(self):
     limits.check_fields(self, COUNTS, limits.ABOVE_ZERO)
-    limits.check_fields(self, ("reader_places",), limits.NOT_NEGATIVE)
+    limits.check_fields(self, ("reader_places", "reader_direct"), limits.NOT_NEGATIVE)
     limits.check_fields(self, RATES, limits.FRACTION)
     limits.check_number("min_log_scale", self.min_log_scale, LOG_SCALES)
     limits.check_one_of("architecture", self.architecture, inverters.ARCHITECTURES)
@@ -107,6 +108,7 @@ MODULE_FIELDS += (
   "reader_units",
   "reader_dropout_rate",
   "reader_places",
+  "reader_direct",
 )
 
 

@@ -99,6 +99,7 @@ class Reader(nn.Module):
     num_units: of the hidden dense layer for a vector.
     dropout_rate: within each block.
     num_places: features of the place alone, which a reader of a constant makes.
+    num_direct: features of each pixel that are straight lines in a vector, see `upward.direct`.
     dtype: of what is computed without h.
   """
 
@@ -107,6 +108,7 @@ class Reader(nn.Module):
   num_units: int = 512
   dropout_rate: float = 0.0
   num_places: int = 32
+  num_direct: int = 16
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -132,7 +134,7 @@ class Reader(nn.Module):
     if self.num_places == 0:
       return None
     reader = Reader(
-      self.num_places, self.num_blocks, self.num_places, self.dropout_rate, 0, name="place"
+      self.num_places, self.num_blocks, self.num_places, self.dropout_rate, 0, 0, name="place"
     )
     return reader(jnp.ones((1, 1), self.dtype), size, num_scales, train)
 
@@ -142,6 +144,9 @@ class Reader(nn.Module):
     )
     sizes = upward.halvings(size, num_scales)
     grids = upward.coarser_features(upward.features(z, sizes, parts), sizes, parts)
+    if z.ndim == 2 and self.num_direct:
+      lines = upward.direct(z, size, self.num_direct, parts)
+      grids = [jnp.concatenate([grids[0], lines], axis=-1), *grids[1:]]
     return tuple(map(_padded_to, grids, padded_sizes(*size, num_scales)))
 
   def _dropout(self, train):

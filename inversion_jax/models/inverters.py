@@ -38,8 +38,8 @@ class Inverter(nn.Module):
     num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
     context: how h is brought in, "projection", "encoder" or "decoder", see `contexts`.
     resize_method: of a spatial h in the first two, see `ContextEncoder`.
-    reader_filters, reader_blocks, reader_units, reader_dropout_rate, reader_places: of the third,
-      see `Reader`; the places are p(x)'s, too.
+    reader_filters, reader_blocks, reader_units, reader_dropout_rate, reader_places, reader_direct:
+      of the third, see `Reader`; the places are p(x)'s, too.
     remat: what the backward pass computes again, see `pixelcnn.rematerialising`.
     dtype: type of the activations; parameters, head and likelihood stay float32.
 
@@ -60,6 +60,7 @@ class Inverter(nn.Module):
   reader_units: int = 512
   reader_dropout_rate: float = 0.0
   reader_places: int = 32
+  reader_direct: int = 16
   remat: str = ""
   dtype: Any = jnp.float32
 
@@ -103,6 +104,7 @@ class Inverter(nn.Module):
       self.reader_units,
       self.reader_dropout_rate,
       self.reader_places,
+      self.reader_direct,
       self.dtype,
     )
 

@@ -127,6 +127,22 @@ def _grid(z_BZ, size, parts):
   return x.reshape(len(x), *size, parts.num_filters)
 
 
+def direct(
+  z_BZ: Float[Array, "B Z"], size: tuple[int, int], num_features: int, parts: Parts
+) -> Float[Array, "B H W F"]:
+  """Straight lines from a vector to every cell of a grid, each cell with weights of its own.
+
+  What a pixel is on average is often nearly a line in many units, as in a principal component or a
+  dense layer; two dense layers and convolutions come to it late and inexactly. A vector of more
+  units than the hidden layer goes through as many lines first, so that memory suffices.
+  """
+  x = squashed(z_BZ)
+  if x.shape[1] > parts.num_units:
+    x = _dense(x, parts.num_units, "direct_units")
+  x = parts.drop(_dense(x, size[0] * size[1] * num_features, "direct"))
+  return x.reshape(len(x), *size, num_features)
+
+
 def _placed(z_BHWZ, sizes):
   """(scale, map on the grid of that scale); a map finer than the image is averaged down."""
   rows, columns = z_BHWZ.shape[1:3]

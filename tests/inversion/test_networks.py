@@ -26,7 +26,7 @@ def test_a_folder_that_is_older_than_the_reader_has_its_defaults():
   for name in [name for name in saved["inverter"]["network"] if name.startswith("reader_")]:
     del saved["inverter"]["network"][name]
   assert "reader_filters" not in saved["inverter"]["network"]
-  assert inversion.network_of(saved) == Network(reader_places=0), "there were none"
+  assert inversion.network_of(saved) == Network(reader_places=0, reader_direct=0), "there were none"
   restored = config_lib.restored(saved)
   assert restored.inverter.network.reader_places == 0
   assert restored.inverter.network.reader_filters == Network().reader_filters

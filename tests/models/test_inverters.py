@@ -10,12 +10,18 @@ from flax import linen as nn
 
 from inversion_jax.machine import compilation
 from inversion_jax.machine.errors import UserError
-from inversion_jax.models import decoders, layers, likelihoods, pixelcnn
+from inversion_jax.models import decoders, layers, likelihoods, pixelcnn, upward
 from inversion_jax.models.inverters import Inverter, amortised, from_decoder
 from inversion_jax.models.widening import apply_widened
 
 REPRESENTATIONS = {"none": None, "vector": (5,), "map": (3, 3, 4)}
-READER = {"context": "decoder", "reader_filters": 3, "reader_units": 6, "reader_places": 2}
+READER = {
+  "context": "decoder",
+  "reader_filters": 3,
+  "reader_units": 6,
+  "reader_places": 2,
+  "reader_direct": 2,
+}
 GATED = {"architecture": "gated", "num_blocks": 2, "num_filters": 12}
 READ = {kind: REPRESENTATIONS[kind] for kind in ("vector", "map")}
 
@@ -468,12 +474,33 @@ def test_a_reader_that_begins_from_a_decoder_has_its_features(kind):
   assert jax.tree.structure(started) == jax.tree.structure(params)
   chex.assert_trees_all_equal(started["network"], params["network"])
   finest, *_ = inverter.apply({"params": started}, z, (10, 10), method="contexts")
-  finest = finest[..., READER["reader_places"] :]
+  # Places come before what is made of h, lines after it.
+  finest = finest[..., READER["reader_places"] :][..., : READER["reader_filters"]]
   assert not np.any(finest[:, 10:]) | np.any(finest[:, :, 10:])
   image = nn.Conv(1, (3, 3)).apply({"params": decoder_params["image"]}, finest[:, :10, :10])
   expected = decoder.apply({"params": decoder_params}, z, (10, 10))
   inside = np.clip(image, 0.0, 1.0)
   np.testing.assert_allclose(expected, inside + decoders.LEAK * (image - inside), atol=1e-5)
+
+
+@pytest.mark.parametrize("num_z", [5, 9], ids=["narrow", "wider than the hidden layer"])
+def test_every_pixel_reads_a_vector_in_straight_lines_of_its_own(num_z):
+  inverter, params, _, z = tiny(z_shape=(num_z,), size=(10, 7), **READER)
+  finest, *_ = inverter.apply({"params": params}, z, (10, 7), method="contexts")
+  lines = finest[:, :10, :7, -READER["reader_direct"] :]
+  layers_of = params["encoder"]
+  x = upward.squashed(z)
+  if num_z > READER["reader_units"]:
+    x = nn.Dense(READER["reader_units"]).apply({"params": layers_of["direct_units"]}, x)
+  else:
+    assert "direct_units" not in layers_of
+  expected = x @ layers_of["direct"]["kernel"] + layers_of["direct"]["bias"]
+  np.testing.assert_allclose(lines, expected.reshape(lines.shape), rtol=1e-5, atol=1e-5)
+
+
+def test_a_map_and_the_places_are_not_read_in_straight_lines():
+  _, params, _, _ = tiny(z_shape=(4, 4, 3), **READER)
+  assert not any("direct" in name for name in [*params["encoder"], *params["encoder"]["place"]])
 
 
 def test_a_reader_takes_from_a_decoder_what_fits_or_says_that_nothing_does():
