@@ -13,7 +13,6 @@ from inversion_jax.inversion.comparing import compare
 from inversion_jax.inversion.crossing import cross_fit
 from inversion_jax.inversion.fitting import first_batch, fit, fitted, subject
 from inversion_jax.inversion.folders import (
-  BEFORE,
   FREE_FIELDS,
   NAME,
   REPLICATE,
@@ -28,6 +27,7 @@ from inversion_jax.inversion.hub import pull, push
 from inversion_jax.inversion.mixing import Mixture, mixture
 from inversion_jax.inversion.model import Inversion, mapped_rows
 from inversion_jax.inversion.networks import (
+  BEFORE,
   DTYPES,
   MODULE_FIELDS,
   VECTOR_DROPOUT,

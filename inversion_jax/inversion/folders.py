@@ -15,7 +15,7 @@ from inversion_jax.fitting import sessions
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.inversion import sharing
 from inversion_jax.inversion.model import NAME, Inversion
-from inversion_jax.inversion.networks import MODULE_FIELDS, Network, param_shapes
+from inversion_jax.inversion.networks import BEFORE, MODULE_FIELDS, Network, param_shapes
 from inversion_jax.inversion.observed import AS_IT_IS, Observed
 from inversion_jax.machine import notes, placement, storage
 from inversion_jax.machine.errors import UserError
@@ -28,10 +28,6 @@ REPLICATE = "seed_"
 FREE_FIELDS = ("num_steps", "log_every", "validate_every", "patience", "num_microbatches")
 MADE_BY_FIT = "inversion_jax.fit"
 NUM_DIGEST_IMAGES = 128
-
-
-# What newer fields of the network were in folders that do not name them.
-BEFORE = {"reader_places": 0, "reader_direct": 0}
 
 
 def begin(folder: pathlib.Path, begun_with: dict[str, Any]):

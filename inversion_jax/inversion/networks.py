@@ -92,6 +92,8 @@ class Network:
     return Inverter(likelihood, **fields, dtype=jnp.dtype(self.dtype))
 
 
+# What newer fields were in folders and models that do not name them.
+BEFORE = {"reader_places": 0, "reader_direct": 0}
 # Those of `Network` that are attributes of `Inverter` under the same name.
 MODULE_FIELDS = (
   "architecture",

@@ -27,7 +27,7 @@ from inversion_jax.features.wrappers import Standardiser
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.information import Estimate
 from inversion_jax.inversion.model import Inversion
-from inversion_jax.inversion.networks import MODULE_FIELDS, Network, param_shapes
+from inversion_jax.inversion.networks import BEFORE, MODULE_FIELDS, Network, param_shapes
 from inversion_jax.inversion.observed import AS_IT_IS, Observed
 from inversion_jax.machine import placement, storage
 from inversion_jax.machine.errors import UserError
@@ -216,7 +216,8 @@ def loaded(folder: pathlib.Path) -> Inversion:
   try:
     h_shape = None if config["h_shape"] is None else tuple(config["h_shape"])
     image_shape = tuple(config["image_shape"])
-    inverter = Network(**config["network"]).inverter(config["num_levels"], image_shape[-1])
+    network = Network(**BEFORE | config["network"])
+    inverter = network.inverter(config["num_levels"], image_shape[-1])
     model = Inversion(
       inverter=inverter,
       params=None,
