@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
 from inversion_jax import information, report
 from inversion_jax.machine import storage
-from inversion_jax.paper import plans, rankings
+from inversion_jax.paper import plans, positions, rankings
 from inversion_jax.paper.plans import Planned, Scale
 from inversion_jax.report import figures, pictures
 from inversion_jax.report.files import Replicates, RunFiles, read_run, rows_of
+from inversion_jax.runs import Run
 
 _MAX_ROWS = 8
 
@@ -101,39 +101,27 @@ def figure_4(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
     ]
     parts.append(_grid(columns, shown, run))
     source_n = run.sources[rows_of(run.nats["index"], run.samples["index"])]
-    variance_Sn = np.stack([centroid_variance(one.samples["sample"]) for one in row.runs])
-    scatter = information.mean_over_seeds(variance_Sn, source_n)
+    samples = [one.samples["sample"] for one in row.runs]
+    scatter_Sn = np.stack([positions.scatter(of_seed) for of_seed in samples])
+    scatter = information.mean_over_seeds(scatter_Sn, source_n)
+    readouts = [positions.left_by_readout(Run.load(one.folder)) for one in row.runs]
+    left = information.mean_over_seeds(np.stack([left_N for left_N, _ in readouts]), readouts[0][1])
     rows.append(
       _numbers(
         row,
         kind,
         test_accuracy=row.mean("classifier_test_accuracy"),
         **scatter.fields("centroid_variance_pixels2", "centroid_variance_standard_error"),
+        **left.fields("left_by_readout_pixels2", "left_by_readout_standard_error"),
+        empty_fraction=float(np.mean([positions.empty_fraction(one) for one in samples])),
       )
     )
   _stack(parts, output / "figure_4.png")
   storage.write_table(output / "figure_4.csv", rows)
 
 
-def centroid_variance(
-  samples_NSHWC: UInt8[np.ndarray, "N S H W C"],
-) -> Float[np.ndarray, " N"]:
-  """How far the samples of one image scatter: the variance of their centre of ink, in pixels^2.
-
-  Rows and columns together; images without ink count as centred.
-  """
-  ink_NSHW = samples_NSHWC.astype(np.float64).sum(-1)
-  total_NS = np.maximum(ink_NSHW.sum((2, 3)), 1e-9)
-  height, width = ink_NSHW.shape[2:]
-  row_NS = (ink_NSHW.sum(3) @ np.arange(height)) / total_NS
-  column_NS = (ink_NSHW.sum(2) @ np.arange(width)) / total_NS
-  is_blank_NS = ink_NSHW.sum((2, 3)) == 0
-  row_NS[is_blank_NS], column_NS[is_blank_NS] = (height - 1) / 2, (width - 1) / 2
-  return row_NS.var(1, ddof=1) + column_NS.var(1, ddof=1)
-
-
 def figure_5a(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
-  """NCE by layer and set, relative to the magnitude of conv1's."""
+  """NCE by layer and set, relative to the magnitude of the first one's, conv1 in the paper."""
   rows = []
   with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
@@ -146,7 +134,8 @@ def figure_5a(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None
       axes.errorbar(scale.layers, means, errors, marker="o", capsize=3, label=dataset)
       for place, row in enumerate(of_set):
         below = _gain("minus_layer_before", row, of_set[place - 1]) if place else {}
-        rows.append(_numbers(row, dataset, relative_to_conv1=means[place], **below))
+        relative = {f"relative_to_{scale.layers[0]}": means[place]}
+        rows.append(_numbers(row, dataset, **relative, **below))
     axes.set(title="Figure 5a", ylabel=f"NCE / |NCE of {scale.layers[0]}|")
     axes.legend()
   figures.save(figure, output / "figure_5a.png")
