@@ -112,9 +112,9 @@ def test_pictures_and_numbers_stand_in_the_report_and_the_csv(shown):
   )
 
 
-def test_the_launch_draws_the_runs_of_its_plan(shown, tmp_path, monkeypatch):
-  monkeypatch.setattr(plans, "LAYERS", ("fc3",))
-  experiment, scale = experiments.FURTHER["gallery"], plans.SCALES["smoke"]
+def test_the_launch_draws_the_runs_of_its_plan(shown, tmp_path):
+  experiment = experiments.FURTHER["gallery"]
+  scale = plans.SCALES["smoke"]._replace(layers=("fc3",))
   (planned,) = experiment.plan(scale)
   assert {"decoder", "inverter", "gallery"} <= set(planned.stages)
   shutil.copytree(shown.folder, tmp_path / planned.folder)
