@@ -33,6 +33,14 @@ from inversion_jax.paper import listing, plans, running
 from inversion_jax.paper.experiments import EXPERIMENTS, FURTHER
 
 _FIELD = "--config."
+# Fields that a launch sets run by run, and the option that it has for each.
+_OPTIONS = {
+  "data.name": "--set",
+  "inverter.network.context": "--reader",
+  "layers": "--layers",
+  "representation.layer": "--layers",
+  "seeds": "--seeds",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +76,8 @@ def _parsed(arguments):
     name, is_given, value = word.removeprefix(_FIELD).partition("=")
     if not (word.startswith(_FIELD) and is_given):
       parser.error(f"{word} is not known; fields are changed as in {_FIELD}inverter.num_steps=1000")
+    if name in _OPTIONS:
+      parser.error(f"{_FIELD}{name} differs from run to run; use {_OPTIONS[name]}")
     fields.append((name, value))
   if given.seeds < 1:
     parser.error(f"--seeds={given.seeds} leaves nothing to run; give 1 or more")
@@ -119,9 +129,7 @@ def _parser():
     dest="scale",
     help="the same on means of 2x2 and 4x4 pixels, which two cores can learn to the end",
   )
-  parser.add_argument(
-    "--set", choices=sorted(config_lib.PRESETS), help="one set of images in the place of all"
-  )
+  parser.add_argument("--set", choices=_sets(), help="one set of images in the place of all")
   parser.add_argument(
     "--layers",
     type=_layers,
@@ -149,6 +157,12 @@ def _parser():
   parser.add_argument("--list", action="store_true", help="print runs and costs, start nothing")
   parser.add_argument("--workdir", type=pathlib.Path, help="default: runs/paper[_SCALE][_READER]")
   return parser
+
+
+def _sets() -> list[str]:
+  """The sets that have layers of the paper's classifier; files of features have not."""
+  names = sorted(config_lib.PRESETS)
+  return [name for name in names if not config_lib.is_file(config_lib.preset(name).data.name)]
 
 
 def _layers(text: str) -> list[str]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from model_examples import READER
 
 from inversion_jax.machine import compilation
 from inversion_jax.machine.errors import UserError
@@ -15,13 +16,6 @@ from inversion_jax.models.inverters import Inverter, amortised, from_decoder
 from inversion_jax.models.widening import apply_widened
 
 REPRESENTATIONS = {"none": None, "vector": (5,), "map": (3, 3, 4)}
-READER = {
-  "context": "decoder",
-  "reader_filters": 3,
-  "reader_units": 6,
-  "reader_places": 2,
-  "reader_direct": 2,
-}
 GATED = {"architecture": "gated", "num_blocks": 2, "num_filters": 12}
 READ = {kind: REPRESENTATIONS[kind] for kind in ("vector", "map")}
 

@@ -5,19 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from model_examples import READER
 
 from inversion_jax.machine import compilation
 from inversion_jax.machine.errors import UserError
 from inversion_jax.models import likelihoods, sampling
 from inversion_jax.models.inverters import Inverter
 
-READER = {
-  "context": "decoder",
-  "reader_filters": 3,
-  "reader_units": 6,
-  "reader_places": 2,
-  "reader_direct": 2,
-}
 GATED = {"architecture": "gated"}
 CATEGORICAL = likelihoods.Categorical(num_levels=2)
 

@@ -1,0 +1,10 @@
+"""Fields of a small model that several tests build."""
+
+# The default reader of h, as small as it has all its parts.
+READER = {
+  "context": "decoder",
+  "reader_filters": 3,
+  "reader_units": 6,
+  "reader_places": 2,
+  "reader_direct": 2,
+}
