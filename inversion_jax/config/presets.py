@@ -135,6 +135,13 @@ def use_cifar10_16(config: ConfigDict):
   _use_coarser(config, "cifar10/16", num_filters=(64, 128))
 
 
+def use_affnist_10(config: ConfigDict):
+  """Part of affNIST in 4x4 means of 17 levels, on which three networks differ in position."""
+  _use_coarser(config, "affnist/10", num_filters=(16, 32), pool_sizes=(1, 2))
+  config.classifier.network.update({"num_dense_units": 512, "dropout_rate": 0.25})
+  config.sample.update({"num_images": 64, "num_samples": 8, "batch_size": 256})
+
+
 def _use_coarser(config, name, num_filters, pool_sizes=(2, 2), num_scales=3):
   config.data.name = name
   config.classifier.network.update(
@@ -227,6 +234,7 @@ PRESETS: dict[str, Callable[[ConfigDict], None]] = {
   "mnist/7": use_mnist_7,
   "fashion_mnist/14": use_fashion_mnist_14,
   "cifar10/16": use_cifar10_16,
+  "affnist/10": use_affnist_10,
   "features": use_features,
 }
 

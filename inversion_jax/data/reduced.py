@@ -19,6 +19,7 @@ REDUCTIONS = {
   "mnist/7": Reduction("mnist", factor=4, num_levels=17),
   "fashion_mnist/14": Reduction("fashion_mnist", factor=2, num_levels=256),
   "cifar10/16": Reduction("cifar10", factor=2, num_levels=256),
+  "affnist/10": Reduction("affnist/medium", factor=4, num_levels=17),
 }
 
 

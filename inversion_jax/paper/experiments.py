@@ -91,7 +91,7 @@ def figure_4(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """Three networks on affNIST: accuracy, NCE, and where their samples lie."""
   parts, rows = [], []
   for kind in plans.KINDS:
-    row = _replicates(workdir, scale, f"affnist/{kind}_fc3")
+    row = _replicates(workdir, scale, f"{scale.moved}/{kind}_fc3")
     run = row.first
     shown = {name: values[:6] for name, values in run.samples.items()}
     columns = [

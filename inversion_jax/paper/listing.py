@@ -27,6 +27,7 @@ SHAPES = {
   "mnist/7": ((7, 7, 1), 17),
   "fashion_mnist/14": ((14, 14, 1), 256),
   "cifar10/16": ((16, 16, 3), 256),
+  "affnist/10": ((10, 10, 1), 17),
 }
 # Of the rate of matrix products: networks of 64 filters reached 0.6 on CPUs, the digits' 0.3.
 SHARE_OF_PRODUCTS = 0.5

@@ -123,6 +123,18 @@ def test_the_command_line_chooses_set_seeds_and_fields(capsys):
   assert f"{123 * 16:,}" in printed
 
 
+def test_coarse_digits_that_lie_anywhere_are_figure_4s(capsys):
+  assert launch.main(["figure_4", "--coarse", "--seeds=2", "--list"]) == 0
+  printed = capsys.readouterr().out
+  assert "6 runs" in printed
+  assert "seed_1/affnist/10/dense_fc3" in printed
+  (whole, *_) = plans.architectures(plans.SCALES["paper"])
+  (coarse, *_) = plans.architectures(plans.SCALES["coarse"])
+  assert (whole.folder, whole.config.data.name) == ("affnist/conv_fc3", "affnist")
+  # Not what makes the whole set smaller for a laptop.
+  assert (coarse.config.data.name, coarse.config.inverter.num_steps) == ("affnist/10", 4_000)
+
+
 @pytest.mark.parametrize(
   ("argument", "words"),
   [
