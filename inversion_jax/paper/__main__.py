@@ -129,7 +129,9 @@ def _parser():
     dest="scale",
     help="the same on means of 2x2 and 4x4 pixels, which two cores can learn to the end",
   )
-  parser.add_argument("--set", choices=_sets(), help="one set in the place of all but that of figure 4")
+  parser.add_argument(
+    "--set", choices=_sets(), help="one set in the place of all but that of figure 4"
+  )
   parser.add_argument(
     "--layers",
     type=_layers,

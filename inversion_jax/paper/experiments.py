@@ -12,7 +12,7 @@ from PIL import Image
 
 from inversion_jax import information, report
 from inversion_jax.machine import storage
-from inversion_jax.paper import plans, positions, rankings
+from inversion_jax.paper import noisy, plans, positions, rankings
 from inversion_jax.paper.plans import Planned, Scale
 from inversion_jax.report import figures, pictures
 from inversion_jax.report.files import Replicates, RunFiles, read_run, rows_of
@@ -143,24 +143,30 @@ def figure_5a(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None
 
 
 def figure_5b(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
-  """NCE by layer over classifier updates, of the regular and the overfitted network."""
+  """NCE by layer over classifier updates, of the regular and the overfitted network.
+
+  Where layers are seen through noise (`--config.representation.sigma=1`), bounds from both sides.
+  """
   folder = f"{scale.single}/dynamics"
   found = {
     place: _replicates(workdir, scale, f"{folder}/{plans.dynamics_name(*place)}")
     for place in plans.dynamics_places(scale)
   }
-  rows = []
+  rows, prior = [], _replicates(workdir, scale, f"{folder}/{plans.PRIOR}")
   for (regime, layer, step), row in found.items():
     before = scale.snapshots[max(scale.snapshots.index(step) - 1, 0)]
     compared = {
       "since_first": found[regime, layer, scale.snapshots[0]],
       "since_before": found[regime, layer, before],
       "minus_regular": found["regular", layer, step],
+      "minus_prior": prior,
     }
     differences = {}
     for name, over in compared.items():
       differences |= _gain(name, row, over)
-    rows.append(_numbers(row, regime, classifier_updates=step, **differences))
+    pair = row, compared["since_before"]
+    sides = noisy.cells(*([one.folder for one in replicates.runs] for replicates in pair))
+    rows.append(_numbers(row, regime, classifier_updates=step, **differences, **sides))
   figures.save(_dynamics_figure(found, scale), output / "figure_5b.png")
   storage.write_table(output / "figure_5b.csv", rows)
 

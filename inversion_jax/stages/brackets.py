@@ -7,6 +7,7 @@ on the same activations.
 import time
 
 import numpy as np
+from jaxtyping import Float
 
 from inversion_jax import information
 from inversion_jax.features import noise
@@ -40,7 +41,7 @@ def act(run: Run):
   """Trains one inverter for each channel of the configuration, and writes `brackets.json`."""
   run.fit_statistics()
   prior_nats_N = _nats(controls.prior(run))
-  h_NZ, fit_h_NZ = _activations(run, "test"), _activations(run, "train")
+  h_NZ, fit_h_NZ = activations(run, "test"), activations(run, "train")
   rows = []
   for strength in _strengths(run):
     name = "_".join(f"{field}_{value:g}" for field, value in strength.items())
@@ -68,7 +69,7 @@ def _nats(run):
   return storage.read_npz(run.folder / storage.NATS)["nats"]
 
 
-def _activations(run, split):
+def activations(run: Run, split: str) -> Float[np.ndarray, "N Z"]:
   """Standardised units of up to `MAX_ROWS` images, one of each source so that rows do not depend
   on each other, in random order.
   """

@@ -171,6 +171,8 @@ def test_the_numbers_beside_a_figure_are_those_of_the_runs(launched):
     assert float(dynamics[1][f"{name}_nats"]) == pytest.approx(later - first)
     assert float(dynamics[1][f"{name}_low"]) < later - first < float(dynamics[1][f"{name}_high"])
   assert float(dynamics[2]["since_before_nats"]) == 0.0, "another network begins"
+  prior = storage.read_json(workdir / "digits" / "dynamics" / "prior" / "summary.json")
+  assert float(dynamics[0]["minus_prior_nats"]) == pytest.approx(first - prior["nce_nats"])
   # The untrained classifier is the same in both regimes, its density model is trained alike.
   assert float(dynamics[2]["minus_regular_nats"]) == pytest.approx(0.0, abs=1e-3)
 

@@ -1,0 +1,48 @@
+"""Both sides of what a layer tells through noise, of runs and over seeds."""
+
+import numpy as np
+import pytest
+
+from inversion_jax import information
+from inversion_jax.paper import noisy
+
+
+@pytest.fixture
+def through_noise(finished):
+  """The same run, whose layer is seen through noise of a size."""
+
+  def of(sigma):
+    config = finished.config.copy_and_resolve_references()
+    with config.unlocked():
+      config.representation.sigma = sigma
+    return type(finished)(config, finished.folder)
+
+  return of
+
+
+def test_less_noise_leaves_more_and_both_sides_are_in_order(finished, through_noise):
+  num_rows = len(np.unique(finished.images("test").sources))
+  loud, quiet = (noisy.sides(through_noise(sigma)) for sigma in (4.0, 1.0))
+  for found in (loud, quiet):
+    assert 0 < found.lower < found.upper
+    assert found.lower <= found.ceiling == pytest.approx(np.log(num_rows))
+  assert quiet.lower > 1.5 * loud.lower
+  assert quiet.upper > loud.upper
+
+
+def test_without_noise_there_is_no_side(finished):
+  assert noisy.cells([finished.folder], [finished.folder]) == {}
+
+
+def test_sides_are_pooled_and_paired_by_seed(finished, through_noise, monkeypatch):
+  told = iter([(3.0, 9.0), (4.0, 9.5), (1.0, 9.0), (2.5, 9.5)])
+  monkeypatch.setattr(noisy, "sides", lambda run: noisy.Sides(*next(told), ceiling=7.0))
+  noisy_run = through_noise(1.0)
+  monkeypatch.setattr(noisy.Run, "load", lambda folder: noisy_run)
+  found = noisy.cells(*[[noisy_run.folder] * 2] * 2)
+  assert found["ceiling_nats"] == 7.0
+  assert found["lower_nats"] == 3.5
+  assert found["lower_since_before_nats"] == pytest.approx((2.0 + 1.5) / 2)
+  low, high = information.mean_with_error(np.array([2.0, 1.5])).interval()
+  assert (found["lower_since_before_low"], found["lower_since_before_high"]) == (low, high)
+  assert found["upper_since_before_nats"] == 0.0
