@@ -10,6 +10,8 @@ gradient; images come as uint8 from the device, metrics stay there.
 machine: after each round of `--steps` steps the command is run, whose last line must be a JSON
 object with `images_per_second`. It may be this script in another checkout.
 
+The command may add `processor_seconds_per_image` and `compile_seconds`, whose ratios follow then.
+
 `--growth=FILE.png` draws the rate against batch, filters, blocks and image size instead, each
 varied alone around the flags.
 
@@ -33,6 +35,7 @@ import shlex
 import statistics
 import subprocess
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -128,7 +131,7 @@ def measured(timed: Subject) -> dict:
     "peak_memory_bytes": timed.peak_memory_bytes,
     "compile_seconds": timed.compile_seconds,
   }
-  return result | (compared(rates, processor_seconds, others) if others else {})
+  return result | (compared(result, rates, others) if others else {})
 
 
 def other_program() -> dict:
@@ -137,19 +140,22 @@ def other_program() -> dict:
   return json.loads(output.stdout.strip().splitlines()[-1])
 
 
-def compared(rates, processor_seconds, others: list[dict]) -> dict:
-  """The ratios to the other command, of which more than one is faster here."""
+def compared(result: dict, rates: Sequence[float], others: list[dict]) -> dict:
+  """The ratios to the other command, of which more than one is better here."""
   other_rates = [other["images_per_second"] for other in others]
   ratios = [rate / other for rate, other in zip(rates, other_rates, strict=True)]
-  result = {
+  found = {
     "ratio": statistics.median(ratios),
     "ratios": ratios,
     "other_images_per_second": max(other_rates),
   }
-  key = "processor_seconds_per_image"
-  if all(key in other for other in others):
-    result["processor_ratio"] = min(other[key] for other in others) / min(processor_seconds)
-  return result
+  for name, key in (
+    ("processor_ratio", "processor_seconds_per_image"),
+    ("compile_ratio", "compile_seconds"),
+  ):
+    if all(key in other for other in others):
+      found[name] = min(other[key] for other in others) / result[key]
+  return found
 
 
 def growth(path: pathlib.Path) -> dict:

@@ -18,6 +18,7 @@ from inversion_jax.information import densities, estimators
 from inversion_jax.runs import Run
 from inversion_jax.stages import brackets
 
+# Quick enough for every snapshot; the autoregressive one is for few units.
 FAMILIES = (densities.GaussianDensity, densities.GaussianMixtureDensity)
 
 
