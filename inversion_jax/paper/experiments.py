@@ -90,8 +90,9 @@ def gallery(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
 def figure_4(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
   """Three networks on affNIST: accuracy, NCE, and where their samples lie."""
   parts, rows = [], []
-  for kind in plans.KINDS:
-    row = _replicates(workdir, scale, f"{scale.moved}/{kind}_fc3")
+  found = {kind: _replicates(workdir, scale, f"{scale.moved}/{kind}_fc3") for kind in plans.KINDS}
+  first = plans.KINDS[0]
+  for kind, row in found.items():
     run = row.first
     shown = {name: values[:6] for name, values in run.samples.items()}
     columns = [
@@ -110,6 +111,7 @@ def figure_4(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None:
       _numbers(
         row,
         kind,
+        **_gain(f"minus_{first}", row, found[first]),
         test_accuracy=row.mean("classifier_test_accuracy"),
         **scatter.fields("centroid_variance_pixels2", "centroid_variance_standard_error"),
         **left.fields("left_by_readout_pixels2", "left_by_readout_standard_error"),
