@@ -35,17 +35,17 @@ def test_without_noise_there_is_no_side(finished):
 
 
 def test_sides_are_pooled_and_paired_by_seed(finished, through_noise, monkeypatch):
-  told = iter([(3.0, 9.0), (4.0, 9.5), (5.0, 9.5), (1.0, 9.0), (2.5, 9.5), (2.5, 9.5)])
+  told = iter([(3.0, 9.0), (4.0, 9.5), (8.0, 9.5), (1.0, 9.0), (2.5, 9.5), (5.5, 9.5)])
   monkeypatch.setattr(noisy, "sides", lambda run: noisy.Sides(*next(told), ceiling=7.0))
   noisy_run = through_noise(1.0)
   monkeypatch.setattr(noisy.Run, "load", lambda folder: noisy_run)
   found = noisy.cells(*[[noisy_run.folder] * 3] * 2)
   assert found["ceiling_nats"] == 7.0
-  assert found["lower_nats"] == 4.0
-  # Student's quantile of two degrees of freedom is 4.303; the three differ by 1 around 4.
-  assert (found["lower_low"], found["lower_high"]) == pytest.approx(
-    (4.0 - 4.303 / np.sqrt(3), 4.0 + 4.303 / np.sqrt(3)), rel=1e-3
-  )
+  assert found["lower_nats"] == 5.0
+  # Student's quantile of two degrees of freedom is 4.303, on both sides of three skewed values.
+  reach = 4.303 * np.std([3.0, 4.0, 8.0], ddof=1) / np.sqrt(3)
+  ends = found["lower_low"], found["lower_high"]
+  assert ends == pytest.approx((5.0 - reach, 5.0 + reach), rel=1e-3)
   assert found["lower_since_before_nats"] == pytest.approx((2.0 + 1.5 + 2.5) / 3)
   changes = information.mean_with_error(np.array([2.0, 1.5, 2.5])).interval()
   names = [f"lower_since_before_{end}" for end in ("low", "high")]
