@@ -154,6 +154,9 @@ def figure_5b(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None
     place: _replicates(workdir, scale, f"{folder}/{plans.dynamics_name(*place)}")
     for place in plans.dynamics_places(scale)
   }
+  through_noise = {
+    place: noisy.of_seeds([run.folder for run in row.runs]) for place, row in found.items()
+  }
   rows, prior = [], _replicates(workdir, scale, f"{folder}/{plans.PRIOR}")
   for (regime, layer, step), row in found.items():
     before = scale.snapshots[max(scale.snapshots.index(step) - 1, 0)]
@@ -166,8 +169,7 @@ def figure_5b(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None
     differences = {}
     for name, over in compared.items():
       differences |= _gain(name, row, over)
-    pair = row, compared["since_before"]
-    sides = noisy.cells(*([one.folder for one in replicates.runs] for replicates in pair))
+    sides = noisy.cells(through_noise[regime, layer, step], through_noise[regime, layer, before])
     rows.append(_numbers(row, regime, classifier_updates=step, **differences, **sides))
   figures.save(_dynamics_figure(found, scale), output / "figure_5b.png")
   storage.write_table(output / "figure_5b.csv", rows)

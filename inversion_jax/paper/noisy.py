@@ -43,19 +43,16 @@ def sides(run: Run) -> Sides:
   return Sides(lower.nats, upper.nats, lower.ceiling_nats)
 
 
-def cells(folders: Sequence[pathlib.Path], before: Sequence[pathlib.Path]) -> dict[str, float]:
-  """Cells of a row of figure 5b: both sides over its seeds, and each one's change.
+def of_seeds(folders: Sequence[pathlib.Path]) -> list[Sides]:
+  """Those of the runs of each seed; none if their layers are not seen through Gaussian noise."""
+  runs = [Run.load(folder) for folder in folders]
+  return [sides(run) for run in runs if isinstance(run.channel, Gaussian)]
 
-  Args:
-    folders: the runs of a row, one for each seed.
-    before: the runs of the snapshot before, in the same order of seeds.
 
-  Returns:
-    Nothing if the layers are not seen through Gaussian noise.
-  """
-  if not isinstance(Run.load(folders[0]).channel, Gaussian):
+def cells(now_S: Sequence[Sides], before_S: Sequence[Sides]) -> dict[str, float]:
+  """Cells of a row of figure 5b: both sides over seeds, and their change since another row."""
+  if not now_S:
     return {}
-  now_S, before_S = ([sides(Run.load(folder)) for folder in row] for row in (folders, before))
   found = {"ceiling_nats": now_S[0].ceiling}
   for name in ("lower", "upper"):
     values_S, earlier_S = (

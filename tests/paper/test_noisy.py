@@ -30,16 +30,18 @@ def test_less_noise_leaves_more_and_both_sides_are_in_order(finished, through_no
   assert quiet.upper > loud.upper
 
 
-def test_without_noise_there_is_no_side(finished):
-  assert noisy.cells([finished.folder], [finished.folder]) == {}
+def test_without_noise_there_is_no_side(finished, through_noise, monkeypatch):
+  assert noisy.cells(noisy.of_seeds([finished.folder]), []) == {}
+  monkeypatch.setattr(noisy.Run, "load", lambda folder: through_noise(1.0))
+  told = noisy.Sides(1.0, 2.0, ceiling=3.0)
+  monkeypatch.setattr(noisy, "sides", lambda run: told)
+  assert noisy.of_seeds([finished.folder] * 2) == [told] * 2
 
 
-def test_sides_are_pooled_and_paired_by_seed(finished, through_noise, monkeypatch):
-  told = iter([(3.0, 9.0), (4.0, 9.5), (8.0, 9.5), (1.0, 9.0), (2.5, 9.5), (5.5, 9.5)])
-  monkeypatch.setattr(noisy, "sides", lambda run: noisy.Sides(*next(told), ceiling=7.0))
-  noisy_run = through_noise(1.0)
-  monkeypatch.setattr(noisy.Run, "load", lambda folder: noisy_run)
-  found = noisy.cells(*[[noisy_run.folder] * 3] * 2)
+def test_sides_are_pooled_and_paired_by_seed():
+  now_S = [noisy.Sides(lower, 9.0, ceiling=7.0) for lower in (3.0, 4.0, 8.0)]
+  before_S = [noisy.Sides(lower, 9.0, ceiling=7.0) for lower in (1.0, 2.5, 5.5)]
+  found = noisy.cells(now_S, before_S)
   assert found["ceiling_nats"] == 7.0
   assert found["lower_nats"] == 5.0
   # Student's quantile of two degrees of freedom is 4.303, on both sides of three skewed values.
