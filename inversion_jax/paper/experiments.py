@@ -132,7 +132,7 @@ def figure_5a(workdir: pathlib.Path, output: pathlib.Path, scale: Scale) -> None
       of_set = [_replicates(workdir, scale, f"{dataset}/{layer}") for layer in scale.layers]
       size = abs(of_set[0].nce.mean)
       means = [row.nce.mean / size for row in of_set]
-      errors = [(row.nce.interval()[1] - row.nce.mean) / size for row in of_set]
+      errors = figures.error_bars([row.nce for row in of_set]) / size
       axes.errorbar(scale.layers, means, errors, marker="o", capsize=3, label=dataset)
       for place, row in enumerate(of_set):
         below = _gain("minus_layer_before", row, of_set[place - 1]) if place else {}
@@ -189,7 +189,7 @@ def _dynamics_figure(found, scale):
         of_regime = [found[regime, layer, step] for step in scale.snapshots]
         means = [row.nce.mean for row in of_regime]
         changes = [_difference(row, found[regime, layer, first]) for row in of_regime]
-        errors = [change.interval()[1] - change.mean for change in changes]
+        errors = figures.error_bars(changes)
         places = range(len(scale.snapshots))
         axes.errorbar(places, means, errors, marker="o", capsize=3, color=color, label=regime)
       axes.set(title=layer, xlabel="classifier updates")

@@ -115,6 +115,6 @@ def _draw_set(axes, comparison, scale):
       found.setdefault(reader, []).append(comparison.difference(place, prior).estimate)
   for reader, gains in found.items():
     means = [gain.mean for gain in gains]
-    errors = [gain.interval()[1] - gain.mean for gain in gains]
+    errors = figures.error_bars(gains)
     axes.errorbar(scale.layers, means, errors, marker="o", capsize=3, label=reader)
   axes.axhline(0.0, color=figures.GREY, linewidth=0.8)

@@ -60,11 +60,11 @@ def _draw(axes, title, rows):
     if not drawn:
       continue
     kind = drawn[0]["kind"]
-    errors = [_estimate(row).interval()[1] - row["nats"] for row in drawn]
+    below, above = figures.error_bars([_estimate(row) for row in drawn])
     axes.errorbar(
       [strengths.index(row[unit]) for row in drawn],
       [row["nats"] for row in drawn],
-      [np.minimum(errors, [0.99 * row["nats"] for row in drawn]), errors],
+      [np.minimum(below, [0.99 * row["nats"] for row in drawn]), above],
       color=COLORS.get(kind, figures.GREY),
       label=f"{method} ({kind})",
       linewidth=1.8 if method == "inverter" else 0.9,

@@ -115,6 +115,13 @@ PANELS = {
 }
 
 
+def error_bars(estimates: Sequence[information.Estimate]) -> Float[np.ndarray, "2 N"]:
+  """Below and above each mean, to the ends of its 95% interval, which is longer towards a tail."""
+  means_N = np.array([estimate.mean for estimate in estimates])
+  lows_N, highs_N = np.array([estimate.interval() for estimate in estimates]).T
+  return np.stack([means_N - lows_N, highs_N - means_N])
+
+
 def save(figure: Figure, path: pathlib.Path):
   """Writes a PNG in one piece; equal figures give equal bytes."""
   with storage.replacing(path) as temporary, matplotlib.rc_context(STYLE):
@@ -209,14 +216,13 @@ def nce_figure(
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     all_axes = figure.subplots(1, 1 + has_relative, squeeze=False)[0]
     means = [estimate.mean for estimate in estimates]
-    errors = [estimate.interval()[1] - estimate.mean for estimate in estimates]
+    errors_2N = error_bars(estimates)
     decimals = 1 if max(map(abs, means)) < 1000 else 0
-    _draw_layers(all_axes[0], names, means, errors, num_layers, decimals)
+    _draw_layers(all_axes[0], names, means, errors_2N, num_layers, decimals)
     all_axes[0].set(title="Negative cross entropy", ylabel="nats per image")
     if has_relative:
       size = abs(next(mean / value for mean, value in zip(means, relative, strict=True) if value))
-      relative_errors = [error / size for error in errors]
-      _draw_layers(all_axes[1], names, relative, relative_errors, num_layers, 2)
+      _draw_layers(all_axes[1], names, relative, errors_2N / size, num_layers, 2)
       all_axes[1].set(title="Relative to conv1", ylabel="NCE / |NCE of conv1|")
     return figure
 
@@ -260,12 +266,14 @@ def _cell_text(estimate: information.Estimate, with_error: bool) -> str:
   return f"{text}\n± {error:.{decimals}f}" if with_error else text
 
 
-def _draw_layers(axes: Axes, names, values, errors, num_layers, decimals):
+def _draw_layers(axes: Axes, names, values, errors_2N, num_layers, decimals):
   places = np.arange(len(names))
   axes.plot(places[:num_layers], values[:num_layers], color=SKY, linewidth=1.2, zorder=1)
-  for place, value, error in zip(places, values, errors, strict=True):
+  for place, value, error_2 in zip(places, values, errors_2N.T, strict=True):
     color = BLUE if place < num_layers else GREY
-    axes.errorbar(place, value, error, fmt="o", color=color, ms=5, capsize=4, elinewidth=1.2)
+    axes.errorbar(
+      place, value, error_2[:, None], fmt="o", color=color, ms=5, capsize=4, elinewidth=1.2
+    )
     text = f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
     label = axes.annotate(text, (place, value), (7, 4), textcoords="offset points", fontsize=8.5)
     label.set_path_effects([withStroke(linewidth=3, foreground="white")])

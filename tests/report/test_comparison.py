@@ -3,6 +3,7 @@
 import csv
 import math
 
+import numpy as np
 import pytest
 from report_examples import (
   NATS,
@@ -18,9 +19,10 @@ from report_examples import (
   words,
 )
 
+from inversion_jax import information
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
-from inversion_jax.report import write_comparison
+from inversion_jax.report import figures, write_comparison
 
 
 def read_rows(parent):
@@ -183,3 +185,13 @@ def test_other_test_images_are_refused(change, tmp_path):
 def test_nothing_cannot_be_compared(tmp_path):
   with pytest.raises(UserError, match="at least one run folder"):
     write_comparison(tmp_path, [])
+
+
+def test_the_bars_of_skewed_values_end_where_their_interval_does():
+  tail = information.mean_with_error(-np.random.default_rng(0).lognormal(0.0, 1.5, 200))
+  even = information.mean_with_error(np.random.default_rng(0).normal(size=200))
+  bars_2N = figures.error_bars([tail, even])
+  for (below, above), estimate in zip(bars_2N.T, (tail, even), strict=True):
+    low, high = estimate.interval()
+    np.testing.assert_allclose((estimate.mean - below, estimate.mean + above), (low, high))
+  assert bars_2N[0, 0] > 1.1 * bars_2N[1, 0]
