@@ -117,7 +117,8 @@ MODULE_FIELDS += (
 def suited(image_shape: Sequence[int], h_shape: Sequence[int] | None) -> tuple[Network, Recipe]:
   """A network and a recipe that a laptop trains in minutes on images of this size.
 
-  Up to 16x16 those of `configs/digits.py`; above, a reduced one of the README's table. The paper's
+  Up to 16x16 one that reads digits as well as that of `configs/digits.py`, whose recipe is for a
+  thousand images; above, a reduced one of the README's table. The paper's
   are `Network()` and `Recipe()`, with 196 filters for colour: hours to days on an accelerator.
   """
   recipe = Recipe(decay="cosine", learning_rate=3e-3, ema_decay=0.98, log_every=20)
