@@ -14,8 +14,8 @@ from inversion_jax import stages
 from inversion_jax.machine.errors import UserError
 
 LAYERS = ("conv1", "conv2", "fc3", "logits")
-READERS = ("decoder", "projection")
 PAPERS_READER = "projection"
+READERS = ("decoder", PAPERS_READER)
 PRIOR = "prior"
 KINDS = ("conv", "pool", "dense")
 SHARED = "shared"
@@ -233,17 +233,10 @@ def _layer(scale, dataset, layer, *further):
 def _planned(scale, folder, config, names):
   scale.adapt(config)
   if scale.reader:
-    _read_by(config, scale.reader)
+    config.inverter.network.context = scale.reader
   for name, value in scale.fields:
     config_lib.set_field(config, name, value)
   return Planned(folder, config, tuple(names))
-
-
-def _read_by(config: ConfigDict, reader: str):
-  """Another reader of h; the paper's has no weight decay."""
-  config.inverter.network.context = reader
-  if reader == PAPERS_READER:
-    config.inverter.weight_decay = 0.0
 
 
 def replicated(planned: Iterable[Planned], scale: Scale) -> list[Planned]:

@@ -225,13 +225,15 @@ def test_runs_side_by_side_begin_once_what_they_share_is_there(monkeypatch, tmp_
     assert start_from == ("" if folder.endswith("prior") else f"{tmp_path}/digits/dynamics/prior")
 
 
-def test_the_paper_s_own_reader_is_a_flag():
+def test_the_paper_s_own_reader_is_a_flag_and_the_recipe_stays():
   scale = plans.SCALES["miniature"]
-  (planned, *_) = plans.layers(scale)
-  for reader, decay in (("projection", 0.0), ("decoder", planned.config.inverter.weight_decay)):
-    config = plans.layers(scale._replace(reader=reader))[0].config
-    assert (config.inverter.network.context, config.inverter.weight_decay) == (reader, decay)
-  assert planned.config.inverter.network.context == "decoder"
+  for planned in plans.layers(scale):
+    assert planned.config.inverter.network.context == "decoder"
+  for own, planned in zip(
+    plans.layers(scale._replace(reader="projection")), plans.layers(scale), strict=True
+  ):
+    planned.config.inverter.network.context = "projection"
+    assert own.config == planned.config
 
 
 def test_the_list_starts_nothing(tmp_path, capsys):
