@@ -158,7 +158,7 @@ def templates(num_templates: int = 32, num_codes: int = 16, flip: float = 0.02) 
     least_nats=0.95 * truth.mean,
     is_deterministic=False,
     # Each template is learnt by heart, from the few images of its code.
-    num_steps_factor=2.5,
+    num_steps_factor=4.0,
   )
 
 
