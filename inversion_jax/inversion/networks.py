@@ -117,7 +117,7 @@ MODULE_FIELDS += (
 def suited(image_shape: Sequence[int], h_shape: Sequence[int] | None) -> tuple[Network, Recipe]:
   """A network and a recipe that a laptop trains in minutes on images of this size.
 
-  Up to 16x16 one that reads digits as well as that of `configs/digits.py`, whose recipe is for a
+  Up to 16x16 one that reads digits about as that of `configs/digits.py`, whose recipe is for a
   thousand images; above, a reduced one of the README's table. The paper's
   are `Network()` and `Recipe()`, with 196 filters for colour: hours to days on an accelerator.
   """

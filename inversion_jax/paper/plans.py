@@ -97,7 +97,7 @@ SCALES = {
     single="digits",
     num_many=1024,
     snapshots=(0, 20, 100, 500),
-    amortised_steps=200,
+    amortised_steps=300,
     adapt=_miniature,
   ),
   # Sets that two cores can learn to the end: means of 2x2 and 4x4 pixels.
