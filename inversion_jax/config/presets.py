@@ -97,7 +97,8 @@ def use_digits(config: ConfigDict):
     }
   )
   _train_rivals_of_digits(config)
-  config.evaluate.batch_size = 32  # as the inverter's, so that one program scores all
+  # One program scores all.
+  config.evaluate.batch_size = config.inverter.batch_size
 
 
 def use_mnist_14(config: ConfigDict):

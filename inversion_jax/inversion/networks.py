@@ -117,9 +117,9 @@ MODULE_FIELDS += (
 def suited(image_shape: Sequence[int], h_shape: Sequence[int] | None) -> tuple[Network, Recipe]:
   """A network and a recipe that a laptop trains in minutes on images of this size.
 
-  Up to 16x16 one that reads digits about as that of `configs/digits.py`, whose recipe is for a
-  thousand images; above, a reduced one of the README's table. The paper's
-  are `Network()` and `Recipe()`, with 196 filters for colour: hours to days on an accelerator.
+  Up to 16x16 one that reads digits about as well as that of `configs/digits.py`, whose recipe is
+  for a thousand images; above, a reduced one of the README's table. The paper's are `Network()` and
+  `Recipe()`, with 196 filters for colour: hours to days on an accelerator.
   """
   recipe = Recipe(decay="cosine", learning_rate=3e-3, ema_decay=0.98, log_every=20)
   if max(image_shape[:2]) <= 16:
