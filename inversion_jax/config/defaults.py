@@ -59,7 +59,8 @@ def default() -> ConfigDict:
     {
       "layer": "conv2",  # "" is no layer: the unconditional model p(x)
       "step": BEST_STEP,  # of the classifier: one of its snapshot_steps, or -1, its best
-      "control": "",  # of the checks: "shuffled", "permuted", "pixels" or "top_rows" in place of h
+      # Of the checks: "shuffled", "permuted", "rescaled", "pixels" or "top_rows" in the place of h.
+      "control": "",
       "sigma": 0.0,  # noise on each standardised unit of h, which makes I(x; h) a real quantity
       "bits": 0,  # or few bits for each unit
     }

@@ -118,7 +118,9 @@ class Noisy(Wrapped):
 
 
 # What can stand in for h, to test an inverter where the answer is known.
-CONTROLS = ("", "shuffled", "permuted", "pixels", "top_rows")
+CONTROLS = ("", "shuffled", "permuted", "rescaled", "pixels", "top_rows")
+# The factors of "rescaled", from the first unit to the last.
+FACTORS = 1e-2, 1e2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,6 +143,17 @@ class Permuted(Wrapped):
   def encode(self, fetched):
     """h with its units reversed."""
     return self.source.encode(fetched)[..., ::-1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rescaled(Wrapped):
+  """Control "rescaled": each unit times a factor of its own, which know as much as h."""
+
+  source: Features
+
+  def encode(self, fetched):
+    """h with its units between a hundredth and a hundred times as large."""
+    return self.source.encode(fetched) * jnp.geomspace(*FACTORS, self.shape[-1])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -184,4 +197,6 @@ def controlled(features: Features, control: str, image_shape: tuple[int, int, in
     return OtherImage(features)
   if control == "permuted":
     return Permuted(features)
+  if control == "rescaled":
+    return Rescaled(features)
   return Pixels(control, image_shape) if control else features

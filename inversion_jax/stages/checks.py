@@ -133,6 +133,13 @@ def _checks(run, trained) -> list[Check]:
       least=-tolerance,
       most=tolerance,
     ),
+    Check(
+      name="rescaled h",
+      question="the units of h on other scales must change nothing",
+      difference=gain(nats["rescaled"], nats["run"]),
+      least=-tolerance,
+      most=tolerance,
+    ),
   ]
 
 

@@ -77,10 +77,10 @@ def test_checks_name_what_an_untrained_inverter_cannot_do(finished, tmp_path):
   # steps whatever it reads.
   config = edited(finished.config, inverter__network__context="projection")
   run = run_stages(config, tmp_path / "fc3", ("classifier", "inverter", "evaluate"))
-  with pytest.raises(UserError, match=r"of 5 checks failed: .*copy.*should not be used"):
+  with pytest.raises(UserError, match=r"of 6 checks failed: .*copy.*should not be used"):
     run_stage("checks", run)
   rows = {row["check"]: row for row in storage.read_json(run.folder / "checks.json")}
-  assert len(rows) == 5
+  assert len(rows) == 6
   assert rows["shuffled h, scored"]["passes"]
   assert not rows["copy"]["passes"]
   summary = storage.read_json(run.folder / "summary.json")
