@@ -66,6 +66,4 @@ def missed(
 
 def _activations(run: Run, pairs: Pairs) -> np.ndarray:
   """Standardised units, one row an image."""
-  seen = run.observed.clean(pairs)
-  h = seen.features.in_batches(seen.images, seen.index, run.eval_batch_size)
-  return np.asarray(h, np.float64).reshape(len(h), -1)
+  return run.observed.clean(pairs).h.astype(np.float64).reshape(len(pairs), -1)

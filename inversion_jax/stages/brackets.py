@@ -76,5 +76,4 @@ def activations(run: Run, split: str) -> Float[np.ndarray, "N Z"]:
   seen = run.observed.clean(run.pairs(split))
   _, rows_M = np.unique(seen.sources, return_index=True)
   chosen = seen.rows(np.random.default_rng(run.config.seed).permutation(rows_M)[:MAX_ROWS])
-  h = chosen.features.in_batches(chosen.images, chosen.index, run.eval_batch_size)
-  return h.reshape(len(h), -1)
+  return chosen.h.reshape(len(chosen), -1)
