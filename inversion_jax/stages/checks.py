@@ -97,6 +97,9 @@ def _checks(run, trained) -> list[Check]:
   def gain(of_nats_N, over_nats_N):
     return information.paired_difference(over_nats_N, of_nats_N, test.sources)
 
+  def near_zero(name, question, difference):
+    return Check(name, question, difference, least=-tolerance, most=tolerance)
+
   return [
     Check(
       name="shuffled h, scored",
@@ -105,12 +108,10 @@ def _checks(run, trained) -> list[Check]:
       least=-np.inf,
       most=0.0,
     ),
-    Check(
-      name="shuffled h, trained",
-      question="trained on h of other images, the model must end at the unconditional nats",
-      difference=gain(nats["shuffled"], nats[controls.PRIOR]),
-      least=-tolerance,
-      most=tolerance,
+    near_zero(
+      "shuffled h, trained",
+      "trained on h of other images, the model must end at the unconditional nats",
+      gain(nats["shuffled"], nats[controls.PRIOR]),
     ),
     Check(
       name="copy",
@@ -119,26 +120,20 @@ def _checks(run, trained) -> list[Check]:
       least=-COPY_TOLERANCE * prior_nats,
       most=0.0,
     ),
-    Check(
-      name="top rows",
-      question="the upper rows as h must leave the unconditional nats of the lower rows",
-      difference=gain(tail["top_rows"], tail[controls.PRIOR]),
-      least=-tolerance,
-      most=tolerance,
+    near_zero(
+      "top rows",
+      "the upper rows as h must leave the unconditional nats of the lower rows",
+      gain(tail["top_rows"], tail[controls.PRIOR]),
     ),
-    Check(
-      name="permuted h",
-      question="the units of h in another order must change nothing",
-      difference=gain(nats["permuted"], nats["run"]),
-      least=-tolerance,
-      most=tolerance,
+    near_zero(
+      "permuted h",
+      "the units of h in another order must change nothing",
+      gain(nats["permuted"], nats["run"]),
     ),
-    Check(
-      name="rescaled h",
-      question="the units of h on other scales must change nothing",
-      difference=gain(nats["rescaled"], nats["run"]),
-      least=-tolerance,
-      most=tolerance,
+    near_zero(
+      "rescaled h",
+      "the units of h on other scales must change nothing",
+      gain(nats["rescaled"], nats["run"]),
     ),
   ]
 
