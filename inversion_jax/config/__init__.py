@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from inversion_jax.config.defaults import BEST_STEP, NO_LAYER, STORED_LAYER, default, is_file
 from inversion_jax.config.fields import set_field
 from inversion_jax.config.files import file_of
-from inversion_jax.config.presets import PRESETS, finish, for_layer, preset
+from inversion_jax.config.presets import PRESETS, finish, for_layer, preset, with_recipe_of
 from inversion_jax.config.saved import (
   FREE_FIELDS,
   classifier_identity,
@@ -40,4 +40,5 @@ __all__ = [
   "replicates",
   "restored",
   "set_field",
+  "with_recipe_of",
 ]

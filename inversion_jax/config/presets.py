@@ -1,6 +1,7 @@
 """What each data set, layer and variant changes in the default."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 from inversion_jax import inversion
 from inversion_jax.config.defaults import MODELS, NO_LAYER, default
 from inversion_jax.config.saved import leaves
+from inversion_jax.fitting.training import Recipe
 from inversion_jax.machine.errors import UserError
 
 
@@ -290,6 +292,12 @@ def _shrink(config):
   config.neighbours.update({"num_images": 4, "num_samples": 2})
 
 
+@functools.cache
+def _preset_names() -> dict[str, str]:
+  """By the data that they prepare for."""
+  return {preset(name).data.name: name for name in PRESETS}
+
+
 def for_layer(config: ConfigDict, layer: str) -> ConfigDict:
   """The configuration of one layer out of `config.layers`.
 
@@ -299,9 +307,10 @@ def for_layer(config: ConfigDict, layer: str) -> ConfigDict:
   with single.unlocked():
     single.layers = ()
     single.representation.layer = layer
-    if config.data.name in PRESETS:
+    name = _preset_names().get(config.data.name)
+    if name:
       before, after = (
-        dict(leaves(preset(config.data.name, one))) for one in (config.representation.layer, layer)
+        dict(leaves(preset(name, one))) for one in (config.representation.layer, layer)
       )
       given = dict(leaves(config))
       single.update_from_flattened_dict(
@@ -312,3 +321,15 @@ def for_layer(config: ConfigDict, layer: str) -> ConfigDict:
         }
       )
   return single
+
+
+def with_recipe_of(config: ConfigDict, layer: str) -> ConfigDict:
+  """The configuration with its inverter trained as the preset trains that of another layer.
+
+  It takes the fields of a `Recipe` and the dropout of the causal network; the reader stays. A field
+  that was changed stays as it was given, as in `for_layer`.
+  """
+  changed, other = config.copy_and_resolve_references(), for_layer(config, layer).inverter
+  changed.inverter.update({field.name: other[field.name] for field in dataclasses.fields(Recipe)})
+  changed.inverter.network.dropout_rate = other.network.dropout_rate
+  return changed

@@ -1,7 +1,8 @@
 """I(x; h~) of a layer seen through noise or few bits, from both sides, over the strength of it.
 
 For each channel an ordinary run under `controls/` trains an inverter on h~, and the estimators work
-on the same activations.
+on the same activations. All of these inverters have the recipe of p(x): behind much noise h tells
+next to nothing, and what a shorter recipe leaves unlearnt of p(x) would be taken for its silence.
 """
 
 import time
@@ -9,6 +10,7 @@ import time
 import numpy as np
 from jaxtyping import Float
 
+from inversion_jax import config as config_lib
 from inversion_jax import information
 from inversion_jax.features import noise
 from inversion_jax.fitting import training
@@ -23,6 +25,8 @@ from inversion_jax.stages.records import only_for_layers
 
 # Pairwise methods compare all rows with all.
 MAX_ROWS = 2_000
+# Not the p(x) of the checks, which learns as the layer does.
+PRIOR = "brackets_prior"
 
 
 def check(run: Run):
@@ -40,13 +44,14 @@ def _strengths(run):
 def act(run: Run):
   """Trains one inverter for each channel of the configuration, and writes `brackets.json`."""
   run.fit_statistics()
-  prior_nats_N = _nats(controls.prior(run))
+  like = config_lib.with_recipe_of(run.config, config_lib.NO_LAYER)
+  prior_nats_N = _nats(controls.trained(run, PRIOR, like, layer=config_lib.NO_LAYER))
   h_NZ, fit_h_NZ = activations(run, "test"), activations(run, "train")
   rows = []
   for strength in _strengths(run):
     name = "_".join(f"{field}_{value:g}" for field, value in strength.items())
     start = time.monotonic()
-    saving_N = prior_nats_N - _nats(controls.trained(run, name, **strength))
+    saving_N = prior_nats_N - _nats(controls.trained(run, name, like, **strength))
     saved = information.mean_with_error(saving_N, run.images("test").sources)
     # H(x) is itself the model's, so that this is the difference of two upper bounds.
     inverter = Measured(

@@ -1,5 +1,7 @@
 """Further runs that a stage trains to compare its own run with."""
 
+from ml_collections import ConfigDict
+
 from inversion_jax import config as config_lib
 from inversion_jax.machine import locks
 from inversion_jax.machine.progress import say
@@ -15,12 +17,13 @@ def prior(run: Run) -> Run:
   return trained(run, PRIOR, layer=config_lib.NO_LAYER)
 
 
-def trained(run: Run, name: str, **changes) -> Run:
+def trained(run: Run, name: str, like: ConfigDict | None = None, **changes) -> Run:
   """The run `controls/<name>`, trained and evaluated: `run` with another representation.
 
   `changes` are fields of the configuration's `representation`. What is done is not done again.
+  With `like`, the configuration is that one but for them, and not the run's.
   """
-  config = run.config.copy_and_resolve_references()
+  config = (like or run.config).copy_and_resolve_references()
   with config.unlocked():
     config.representation.update(changes)
   return evaluated(Run(config, run.folder / FOLDER / name))

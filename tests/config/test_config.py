@@ -114,3 +114,15 @@ def test_a_layer_of_several_has_the_fields_of_its_own_file_unless_they_were_chan
   single = config_lib.for_layer(config, "fc3")
   assert single.inverter.weight_decay == 0.7
   assert single.inverter.network.reader_dropout_rate == 0.5
+  # The preset is found by the data, whose name can be another.
+  assert config_lib.for_layer(get_config("svhn_fc3"), "conv1") == get_config("svhn_conv1")
+
+
+def test_the_recipe_of_another_layer_comes_without_its_reader_and_leaves_what_was_changed():
+  prior = get_config("digits_prior")
+  config = config_lib.with_recipe_of(edited(get_config("digits_fc3"), inverter__num_steps=90), "")
+  assert config.representation.layer == "fc3"
+  assert config.inverter.network.reader_dropout_rate == 0.5
+  assert config.inverter.network.dropout_rate == prior.inverter.network.dropout_rate == 0.3
+  assert config.inverter.learning_rate == prior.inverter.learning_rate == 3e-3
+  assert config.inverter.num_steps == 90

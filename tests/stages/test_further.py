@@ -105,7 +105,7 @@ def test_brackets_show_both_sides_of_a_layer(finished):
   assert {"inverter", "infonce", "density_upper", "leave_one_out_upper"} <= set(nats_of)
   nats = {
     name: storage.read_npz(run.folder / "controls" / name / "nats.npz")["nats"].mean()
-    for name in ("prior", "sigma_1")
+    for name in ("brackets_prior", "sigma_1")
   }
   saved = nats["prior"] - nats["sigma_1"]
   assert nats_of["inverter"] == pytest.approx(saved)
