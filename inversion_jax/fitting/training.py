@@ -30,9 +30,13 @@ ALGORITHMS = ("adam", "muon")
 STEPS = limits.within(1, 2**31 - 1)
 # Muon scales its updates to the size of Adam's, whatever the shape: both go with one rate.
 # Source: Liu et al. (2025), "Muon is scalable for LLM training", section 2.2.
-MUON_RMS = 0.2
+MUON_RMS = 0.5
+# Those of directions can be larger: weight normalisation keeps them from making anything larger,
+# where a stack of kernels grows with the product of theirs. Measured: docs/training.md.
+DIRECTION_RMS = 1.0
 # How the names of matrices and kernels end in our networks, and those that decay.
-KERNELS, DECAYING = ("kernel", "direction"), "kernel"
+DIRECTION = "direction"
+KERNELS, DECAYING = ("kernel", DIRECTION), "kernel"
 # What a loss measures, as it ends the names of its metrics.
 NATS = "nats_per_image"
 # A loss this many times the untrained model's is not coming back.
@@ -132,7 +136,7 @@ class Recipe:
     )
 
   def _muon(self):
-    return optax.contrib.muon(
+    muon = optax.contrib.muon(
       self.rate_at,
       adam_b1=self.adam_b1,
       adam_b2=self.adam_b2,
@@ -141,6 +145,7 @@ class Recipe:
       muon_weight_dimension_numbers=_dimension_numbers,
       consistent_rms=MUON_RMS,
     )
+    return optax.chain(muon, optax.stateless(_with_longer_directions))
 
 
 def _name_of(path):
@@ -150,6 +155,14 @@ def _name_of(path):
 def _decaying(params):
   """Which parameters decay."""
   return jax.tree.map_with_path(lambda path, _: _name_of(path) == DECAYING, params)
+
+
+def _with_longer_directions(updates, params):
+  del params
+  factor = DIRECTION_RMS / MUON_RMS
+  return jax.tree.map_with_path(
+    lambda path, update: factor * update if _name_of(path) == DIRECTION else update, updates
+  )
 
 
 def _dimension_numbers(params):

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from run_examples import edited, run_stage, run_stages
+from run_examples import edited, get_config, run_stage, run_stages
 
 from inversion_jax import compare
 from inversion_jax import config as config_lib
@@ -109,6 +109,13 @@ def test_brackets_show_both_sides_of_a_layer(finished):
   }
   saved = nats["prior"] - nats["sigma_1"]
   assert nats_of["inverter"] == pytest.approx(saved)
+  # All learn as p(x) does, and read as the layer does.
+  prior_rate = get_config("digits_prior", "smoke").inverter.learning_rate
+  assert prior_rate != config.inverter.learning_rate
+  for name in ("brackets_prior", "sigma_1"):
+    inverter = Run.load(run.folder / "controls" / name).config.inverter
+    assert inverter.learning_rate == prior_rate
+    assert inverter.network.reader_dropout_rate == config.inverter.network.reader_dropout_rate
   assert "Through noise and few bits" in (run.folder / "report.html").read_text()
 
 
