@@ -175,6 +175,26 @@ def test_muon_makes_the_update_of_every_kernel_orthogonal_and_of_adams_size():
     np.testing.assert_allclose(updates[layer][name], expected[layer][name], rtol=1e-5)
 
 
+def test_muon_leaves_wide_dense_layers_to_adam():
+  rng = np.random.default_rng(0)
+  wide = training.MUON_MAX_UNITS + 1
+  shapes = {"wide": {"kernel": (wide, wide)}, "narrow": {"kernel": (wide, wide - 1)}}
+  shapes["conv"] = {"kernel": (1, 1, wide, wide)}
+  grads = jax.tree.map(
+    lambda shape: jnp.float32(rng.normal(size=shape)), shapes, is_leaf=lambda x: type(x) is tuple
+  )
+  muon = Recipe(learning_rate=0.1, decay="none", algorithm="muon").optimizer()
+  updates, _ = muon.update(grads, muon.init(grads), grads)
+  adam = optax.adam(0.1, nesterov=True)
+  expected, _ = adam.update(grads, adam.init(grads))
+  as_adam = jax.tree.map(lambda x, y: bool(np.allclose(x, y, rtol=1e-4)), updates, expected)
+  assert as_adam == {
+    "wide": {"kernel": True},
+    "narrow": {"kernel": False},
+    "conv": {"kernel": False},
+  }
+
+
 def test_unknown_algorithms_are_named():
   with pytest.raises(UserError, match="algorithm='sgd' is not one of 'adam', 'muon'"):
     Recipe(algorithm="sgd")
