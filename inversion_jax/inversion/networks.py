@@ -118,8 +118,8 @@ def suited(image_shape: Sequence[int], h_shape: Sequence[int] | None) -> tuple[N
   """A network and a recipe that a laptop trains in minutes on images of this size.
 
   Up to 16x16 one that reads digits about as well as that of `configs/digits.py`, whose recipe is
-  for a thousand images; above, a reduced one of the README's table. The paper's are `Network()` and
-  `Recipe()`, with 196 filters for colour: hours to days on an accelerator.
+  for a thousand images; above, a reduced one of the README's table, by Muon. The paper's are
+  `Network()` and `Recipe()`, with 196 filters for colour: hours to days on an accelerator.
   """
   recipe = Recipe(decay="cosine", learning_rate=3e-3, ema_decay=0.98, log_every=20)
   if max(image_shape[:2]) <= 16:
@@ -142,6 +142,7 @@ def suited(image_shape: Sequence[int], h_shape: Sequence[int] | None) -> tuple[N
     batch_size=32,
     num_steps=2_500,
     learning_rate=2e-3,
+    algorithm="muon",
     ema_decay=0.99,
     validate_every=250,
   )
