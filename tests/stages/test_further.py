@@ -107,7 +107,7 @@ def test_brackets_show_both_sides_of_a_layer(finished):
     name: storage.read_npz(run.folder / "controls" / name / "nats.npz")["nats"].mean()
     for name in ("brackets_prior", "sigma_1")
   }
-  saved = nats["prior"] - nats["sigma_1"]
+  saved = nats["brackets_prior"] - nats["sigma_1"]
   assert nats_of["inverter"] == pytest.approx(saved)
   # All learn as p(x) does, and read as the layer does.
   prior_rate = get_config("digits_prior", "smoke").inverter.learning_rate
