@@ -28,12 +28,11 @@ NOT_NEGATIVE = ("patience", "warmup_steps", "clip_norm", "weight_decay")
 ALGORITHMS = ("adam", "muon")
 # Steps are counted in 32 bits.
 STEPS = limits.within(1, 2**31 - 1)
-# Muon scales its updates to the size of Adam's, whatever the shape: both go with one rate.
-# Source: Liu et al. (2025), "Muon is scalable for LLM training", section 2.2.
-MUON_RMS = 0.5
-# Those of directions can be larger: weight normalisation keeps them from making anything larger,
-# where a stack of kernels grows with the product of theirs. Measured: docs/training.md.
-DIRECTION_RMS = 1.0
+# The root mean square of an update by Muon as a part of the rate, whatever the shape: Adam's rate
+# serves. Liu et al. (2025), "Muon is scalable for LLM training", section 2.2, have 0.2 for all.
+# Directions bear more: weight normalisation keeps them from making anything larger, where a stack
+# of kernels grows with the product of theirs. Measured: docs/training.md.
+MUON_RMS, DIRECTION_RMS = 0.5, 1.0
 # Of a dense layer, inputs or outputs, whichever are fewer. Those that read a vector have more: with
 # them a step given fc3 of CIFAR-10 in 2x2 means took twice as long.
 MUON_MAX_UNITS = 128
