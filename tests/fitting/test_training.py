@@ -158,7 +158,7 @@ def test_clipping_scales_the_whole_gradient_to_its_norm():
   assert second_update(plain, (0.5, 1e4)) != expected
 
 
-def test_muon_makes_the_update_of_every_kernel_orthogonal_and_of_adams_size():
+def test_muon_makes_the_update_of_every_kernel_orthogonal_and_of_its_size():
   # Outputs whose gradients differ by a factor of 100.
   grads = jax.tree.map(lambda leaf: leaf * jnp.geomspace(1, 100, leaf.shape[-1]), random_grads())
   updates = updates_of(Recipe(learning_rate=0.1, decay="none", algorithm="muon"), grads)
