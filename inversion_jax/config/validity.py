@@ -215,6 +215,7 @@ def _check_decoder(config):
     "num_blocks": network.reader_blocks,
     "num_scales": network.num_scales,
     "num_units": network.reader_units,
+    "taper": network.reader_taper,
   }
   for name, value in parts.items():
     if decoder[name] != value:

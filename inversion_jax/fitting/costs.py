@@ -14,9 +14,11 @@ from jax.typing import DTypeLike
 
 from inversion_jax.machine import compilation, memory
 from inversion_jax.machine.errors import UserError
-from inversion_jax.models.layers import WeightNormConv
+from inversion_jax.models.layers import Conv3x3, WeightNormConv
 
 MB, GB = 1e6, memory.GB
+# Layers whose operations are counted.
+COUNTED = (WeightNormConv, Conv3x3, nn.Dense, nn.Conv)
 
 
 def forward_operations(apply_fn: Callable, *args: Any) -> int:
@@ -33,9 +35,7 @@ def forward_operations(apply_fn: Callable, *args: Any) -> int:
 
   def count(call, args, kwargs, context):
     result = call(*args, **kwargs)
-    if context.method_name == "__call__" and isinstance(
-      context.module, WeightNormConv | nn.Dense | nn.Conv
-    ):
+    if context.method_name == "__call__" and isinstance(context.module, COUNTED):
       counted.extend(_operations(context.module, x, result) for x in args)
     return result
 

@@ -73,14 +73,13 @@ class ContextEncoder(nn.Module):
   def _encode(self, z_BHWZ):
     x = self._conv(z_BHWZ, "entry")
     for index in range(self.num_blocks):
-      y = self._conv(nn.elu(x), f"block{index}_conv1")
-      x = x + self._conv(nn.elu(y), f"block{index}_conv2")
+      y = self._conv(layers.elu(x), f"block{index}_conv1")
+      x = x + self._conv(layers.elu(y), f"block{index}_conv2")
     pooled_BF = jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], axis=-1)
     return x + nn.Dense(self.num_filters, dtype=x.dtype, name="pooled")(pooled_BF)[:, None, None]
 
   def _conv(self, x_BHWF, name):
-    conv = nn.Conv(self.num_filters, (3, 3), padding="SAME", dtype=x_BHWF.dtype, name=name)
-    return conv(x_BHWF)
+    return layers.Conv3x3(self.num_filters, name=name)(x_BHWF)
 
 
 class Reader(nn.Module):
@@ -98,6 +97,7 @@ class Reader(nn.Module):
     num_blocks: residual blocks on each grid.
     num_units: of the hidden dense layer for a vector.
     dropout_rate: within each block.
+    taper: how many times fewer channels the finest grid has where doubling makes it.
     num_places: features of the place alone, which a reader of a constant makes.
     num_direct: features of each pixel that are straight lines in a vector, see `upward.direct`.
     dtype: of what is computed without h.
@@ -109,6 +109,7 @@ class Reader(nn.Module):
   dropout_rate: float = 0.0
   num_places: int = 32
   num_direct: int = 16
+  taper: int = 1
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -140,7 +141,12 @@ class Reader(nn.Module):
 
   def _of_h(self, z, size, num_scales, train):
     parts = upward.Parts(
-      self.num_filters, self.num_blocks, self.num_units, is_residual=True, drop=self._dropout(train)
+      self.num_filters,
+      self.num_blocks,
+      self.num_units,
+      is_residual=True,
+      drop=self._dropout(train),
+      taper=self.taper,
     )
     sizes = upward.halvings(size, num_scales)
     grids = upward.coarser_features(upward.features(z, sizes, parts), sizes, parts)

@@ -27,6 +27,7 @@ class Decoder(nn.Module):
     num_units: of the hidden dense layer for a vector.
     residual: built of the parts of the reader of "decoder" contexts, which can then begin with
       them: a block is residual, of two convolutions.
+    taper: how many times fewer channels the image's own grid has where doubling makes it.
 
   Source: Dosovitskiy & Brox (2016b), section 3; Nash et al. (2019), equation 3.
   """
@@ -37,13 +38,16 @@ class Decoder(nn.Module):
   num_scales: int = 3
   num_units: int = 512
   residual: bool = False
+  taper: int = 1
 
   @nn.compact
   def __call__(
     self, z: Float[Array | np.ndarray, "B *map Z"], size: tuple[int, int]
   ) -> Float[Array, "B H W C"]:
     """Returns images of `size` (rows, columns), 0 black to 1 white, and little beyond them."""
-    parts = upward.Parts(self.num_filters, self.num_blocks, self.num_units, self.residual)
+    parts = upward.Parts(
+      self.num_filters, self.num_blocks, self.num_units, self.residual, taper=self.taper
+    )
     x, *_ = upward.features(jnp.asarray(z), upward.halvings(size, self.num_scales), parts)
     x = nn.Conv(self.num_colours, (3, 3), name="image")(x)
     # Nearly within black and white, which most pixels of sparse images are. A sigmoid saturated

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -357,7 +356,7 @@ class _Network:
     (_, from_left), _ = self.weights["lower_entry_left"]
     (to_head,), bias = self.weights["head"]
     last_BF = lower_stream(ops, entry_BF + left_pixel_BC @ from_left, above, self.network.depth)
-    return (nn.elu(last_BF) @ to_head + bias).astype(jnp.float32)
+    return (layers.elu(last_BF) @ to_head + bias).astype(jnp.float32)
 
   def given_below(self, name, x_WBF):
     """What the inputs of a convolution of the lower stream give to the row below."""

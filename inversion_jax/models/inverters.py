@@ -38,8 +38,8 @@ class Inverter(nn.Module):
     num_filters, num_blocks, num_scales, dropout_rate, context_dropout_rate: see `PixelCNN`.
     context: how h is brought in, "projection", "encoder" or "decoder", see `contexts`.
     resize_method: of a spatial h in the first two, see `ContextEncoder`.
-    reader_filters, reader_blocks, reader_units, reader_dropout_rate, reader_places, reader_direct:
-      of the third, see `Reader`; the places are p(x)'s, too.
+    reader_filters, reader_blocks, reader_units, reader_dropout_rate, reader_places, reader_direct,
+      reader_taper: of the third, see `Reader`; the places are p(x)'s, too.
     remat: what the backward pass computes again, see `pixelcnn.rematerialising`.
     dtype: type of the activations; parameters, head and likelihood stay float32.
 
@@ -61,6 +61,7 @@ class Inverter(nn.Module):
   reader_dropout_rate: float = 0.0
   reader_places: int = 32
   reader_direct: int = 16
+  reader_taper: int = 1
   remat: str = ""
   dtype: Any = jnp.float32
 
@@ -105,6 +106,7 @@ class Inverter(nn.Module):
       self.reader_dropout_rate,
       self.reader_places,
       self.reader_direct,
+      self.reader_taper,
       self.dtype,
     )
 

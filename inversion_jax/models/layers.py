@@ -49,6 +49,23 @@ concat_elu.defvjp(_concat_elu_forward, _concat_elu_backward)
 
 
 @jax.custom_vjp
+def elu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+  """x above zero, exp(x) - 1 below; the backward pass keeps x alone."""
+  return jnp.where(x > 0, x, jnp.expm1(-jnp.abs(x)))
+
+
+def _elu_forward(x):
+  return elu(x), x
+
+
+def _elu_backward(x, grad):
+  return (jnp.where(x > 0, grad, jnp.exp(-jnp.abs(x)) * grad),)
+
+
+elu.defvjp(_elu_forward, _elu_backward)
+
+
+@jax.custom_vjp
 def add_bias(x_F: Float[Array, "*axes F"], bias_F: Float[Array, " F"]) -> Float[Array, "*axes F"]:
   """x + bias; the bias gradient is a matrix product, which XLA runs faster than a reduction."""
   return x_F + bias_F.astype(x_F.dtype)
@@ -66,6 +83,22 @@ def _add_bias_backward(bias_F, grad_F):
 
 
 add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+class Conv3x3(nn.Module):
+  """`nn.Conv` of a 3x3 kernel, with the same parameters, whose bias is an `add_bias`."""
+
+  features: int
+  kernel_size: tuple[int, int] = (3, 3)
+  padding: Padding = ((1, 1), (1, 1))
+
+  @nn.compact
+  def __call__(self, x_BHWF: Array) -> Array:
+    """Returns the convolved features, in the type of the input."""
+    shape = (*self.kernel_size, x_BHWF.shape[-1], self.features)
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(x_BHWF.dtype)
+    bias_F = self.param("bias", nn.initializers.zeros, (self.features,))
+    return add_bias(convolve(x_BHWF, kernel, self.padding), bias_F)
 
 
 def dropout_seed(key: Array) -> UInt32[Array, " 2"]:

@@ -280,7 +280,7 @@ class PixelCNN(nn.Module):
     lower_entry = shift_down(conv("lower_entry_above", ENTRY_ABOVE_ROW))
     lower_entry += shift_right(conv("lower_entry_left", ENTRY_LEFT))
     last = lower_stream(lower, lower_entry, above, self.depth)
-    head = WeightNormConv(self.num_features, name="head")(nn.elu(last))
+    head = WeightNormConv(self.num_features, name="head")(layers.elu(last))
     if contexts is not None and self.linear_features:
       head = self._with_linear_path(head, contexts[0])
     return head[:, :height, :width].astype(jnp.float32)

@@ -13,6 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from inversion_jax.machine.errors import UserError
+from inversion_jax.models import layers
 
 # Where `squashed` turns from a straight line into a logarithm, in standard deviations.
 SQUASH = 3.0
@@ -28,6 +29,7 @@ class Parts(NamedTuple):
     is_residual: blocks are residual, of two 3x3 convolutions each, and h is squashed; else a block
       is a 3x3 convolution, and h enters as it is.
     drop: dropout, within residual blocks and after the dense layer.
+    taper: how many times fewer channels the finest grid has where doubling makes it.
   """
 
   num_filters: int
@@ -35,6 +37,11 @@ class Parts(NamedTuple):
   num_units: int
   is_residual: bool = False
   drop: Callable[[Array], Array] = lambda x: x
+  taper: int = 1
+
+  def tapered(self) -> "Parts":
+    """What makes the finest grid out of the one before it."""
+    return self._replace(num_filters=-(-self.num_filters // self.taper))
 
 
 def squashed(z: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
@@ -88,8 +95,9 @@ def features(
   while scale > 0:
     scale -= 1
     height, width = sizes[scale]
-    x = _doubled(grids[0], f"up{scale}", parts)[:, :height, :width]
-    grids.insert(0, _blocks(x, scale, parts))
+    here = parts if scale else parts.tapered()
+    x = _doubled(grids[0], f"up{scale}", here)[:, :height, :width]
+    grids.insert(0, _blocks(x, scale, here))
   return grids
 
 
@@ -98,7 +106,7 @@ def coarser_features(
 ) -> list[Float[Array, "B _ _ F"]]:
   """Adds the grids that are coarser than the one at which h has entered."""
   for scale in range(len(grids), len(sizes)):
-    x = nn.elu(_conv(_halved(grids[-1]), parts.num_filters, f"down{scale}"))
+    x = layers.elu(_conv(_halved(grids[-1]), parts.num_filters, f"down{scale}"))
     grids = [*grids, _blocks(x, scale, parts)]
   return grids
 
@@ -122,8 +130,8 @@ def entry(z, sizes, parts: Parts) -> tuple[int, Array]:
 
 
 def _grid(z_BZ, size, parts):
-  x = parts.drop(nn.elu(_dense(z_BZ, parts.num_units, "dense")))
-  x = nn.elu(_dense(x, size[0] * size[1] * parts.num_filters, "grid"))
+  x = parts.drop(layers.elu(_dense(z_BZ, parts.num_units, "dense")))
+  x = layers.elu(_dense(x, size[0] * size[1] * parts.num_filters, "grid"))
   return x.reshape(len(x), *size, parts.num_filters)
 
 
@@ -160,16 +168,16 @@ def _blocks(x_BHWF, scale, parts):
   for index in range(parts.num_blocks):
     name = f"scale{scale}_conv{index}"
     if parts.is_residual:
-      y = parts.drop(nn.elu(_conv(nn.elu(x_BHWF), parts.num_filters, f"{name}a")))
+      y = parts.drop(layers.elu(_conv(layers.elu(x_BHWF), parts.num_filters, f"{name}a")))
       x_BHWF = x_BHWF + _conv(y, parts.num_filters, f"{name}b")
     else:
-      x_BHWF = nn.elu(_conv(x_BHWF, parts.num_filters, name))
+      x_BHWF = layers.elu(_conv(x_BHWF, parts.num_filters, name))
   return x_BHWF
 
 
 def _doubled(x_BHWF, name, parts):
   """A transposed convolution, 6x6 of stride 2, as the convolution that makes each cell's four."""
-  blocks = nn.elu(_conv(x_BHWF, 4 * parts.num_filters, name))
+  blocks = layers.elu(_conv(x_BHWF, 4 * parts.num_filters, name))
   batch, height, width, _ = blocks.shape
   blocks = blocks.reshape(batch, height, width, 2, 2, parts.num_filters)
   return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
@@ -185,7 +193,7 @@ def _halved(x_BHWF):
 
 
 def _conv(x_BHWF, num_features, name):
-  return nn.Conv(num_features, (3, 3), dtype=x_BHWF.dtype, name=name)(x_BHWF)
+  return layers.Conv3x3(num_features, name=name)(x_BHWF)
 
 
 def _dense(x_BF, num_features, name):

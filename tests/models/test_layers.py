@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,28 @@ def test_the_gradient_of_concat_elu_is_that_of_its_definition():
   fast = jax.grad(lambda x: (weights * layers.concat_elu(x)).sum())(x)
   slow = jax.grad(lambda x: (weights * plain(x)).sum())(x)
   np.testing.assert_allclose(fast, slow, rtol=1e-5)
+
+
+def test_the_gradient_of_elu_is_that_of_its_definition():
+  x, weights = jnp.append(3.0 * normal(0, 34), 0.0), normal(1, 35)
+  np.testing.assert_allclose(layers.elu(x), nn.elu(x), rtol=1e-6)
+  fast, slow = (
+    jax.grad(lambda x, of=of: (weights * of(x)).sum())(x) for of in (layers.elu, nn.elu)
+  )
+  np.testing.assert_allclose(fast, slow, rtol=1e-5)
+
+
+def test_a_convolution_is_that_of_flax_with_its_parameters_and_gradient():
+  x, weights = normal(0, 2, 5, 4, 3), normal(1, 2, 5, 4, 6)
+  ours, theirs = layers.Conv3x3(6), nn.Conv(6, (3, 3))
+  params = theirs.init(jax.random.key(2), x)
+  chex.assert_trees_all_equal(ours.init(jax.random.key(2), x), params)
+  params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+  fast, slow = (
+    jax.value_and_grad(lambda *args, of=of: (weights * of.apply(*args)).sum(), (0, 1))(params, x)
+    for of in (ours, theirs)
+  )
+  chex.assert_trees_all_close(fast, slow, rtol=1e-4)
 
 
 def test_the_gradient_of_a_bias_is_the_sum_over_positions():
