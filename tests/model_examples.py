@@ -7,4 +7,5 @@ READER = {
   "reader_units": 6,
   "reader_places": 2,
   "reader_direct": 2,
+  "reader_taper": 2,
 }

@@ -36,6 +36,7 @@ def test_a_folder_that_is_older_than_the_reader_has_its_defaults():
   ("field", "value", "words"),
   [
     ("reader_filters", 0, "reader_filters=0 must be above zero"),
+    ("reader_taper", 0, "reader_taper=0 must be above zero"),
     ("reader_dropout_rate", 1.0, "reader_dropout_rate=1.0 must be at least 0 and below 1"),
     ("context", "both", "context='both' is not one of 'projection', 'encoder', 'decoder'"),
   ],

@@ -452,7 +452,7 @@ def test_an_inverter_with_a_reader_begins_exactly_as_the_unconditional_model(kin
 
 def decoder_of_the_reader(z, size, **fields):
   """A decoder of the same parts as `READER`, and its parameters."""
-  settings = {"num_filters": 3, "num_units": 6, "residual": True} | fields
+  settings = {"num_filters": 3, "num_units": 6, "residual": True, "taper": 2} | fields
   decoder = decoders.Decoder(1, **settings)
   shapes = jax.eval_shape(lambda: decoder.init(jax.random.key(0), z, size))["params"]
   rng = np.random.default_rng(1)
@@ -469,7 +469,8 @@ def test_a_reader_that_begins_from_a_decoder_has_its_features(kind):
   chex.assert_trees_all_equal(started["network"], params["network"])
   finest, *_ = inverter.apply({"params": started}, z, (10, 10), method="contexts")
   # Places come before what is made of h, lines after it.
-  finest = finest[..., READER["reader_places"] :][..., : READER["reader_filters"]]
+  num_features = decoder_params["image"]["kernel"].shape[2]
+  finest = finest[..., READER["reader_places"] :][..., :num_features]
   assert not np.any(finest[:, 10:]) | np.any(finest[:, :, 10:])
   image = nn.Conv(1, (3, 3)).apply({"params": decoder_params["image"]}, finest[:, :10, :10])
   expected = decoder.apply({"params": decoder_params}, z, (10, 10))

@@ -31,10 +31,11 @@ class Grids(nn.Module):
   """All grids of an up-convolutional network."""
 
   sizes: tuple
+  taper: int = 1
 
   @nn.compact
   def __call__(self, z):
-    parts = upward.Parts(2, num_blocks=1, num_units=3, is_residual=True)
+    parts = upward.Parts(2, num_blocks=1, num_units=3, is_residual=True, taper=self.taper)
     return upward.coarser_features(upward.features(z, self.sizes, parts), self.sizes, parts)
 
 
@@ -48,6 +49,15 @@ def test_every_h_reaches_every_grid(z_shape):
   # Of two images with different h.
   for x_BHWF in found:
     assert np.abs(x_BHWF[0] - x_BHWF[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  ("z_shape", "channels"), [((5,), [1, 2, 2]), ((5, 7, 4), [1, 2, 2]), ((9, 13, 4), [2, 2, 2])]
+)
+def test_a_finest_grid_that_doubling_makes_is_narrower(z_shape, channels):
+  grids = Grids(tuple(upward.halvings((9, 13), 3)), taper=2)
+  found, _ = jax.eval_shape(grids.init_with_output, jax.random.key(0), jnp.zeros((2, *z_shape)))
+  assert [x.shape[-1] for x in found] == channels
 
 
 def test_halving_brings_together_the_four_of_each_cell():
