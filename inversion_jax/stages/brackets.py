@@ -30,10 +30,12 @@ PRIOR = "brackets_prior"
 
 
 def check(run: Run):
-  """Raises UserError if a run has no layer, or no channel to see it through."""
+  """Raises UserError if a run has no layer, no channel to see it through, or others' controls."""
   only_for_layers("brackets")(run)
   if not _strengths(run):
     raise UserError("brackets.sigmas and brackets.bits are both empty; give at least one channel.")
+  for control in (_prior(run), *(_seen_through(run, strength) for strength in _strengths(run))):
+    control.check_folder()
 
 
 def _strengths(run):
@@ -41,17 +43,32 @@ def _strengths(run):
   return [{"sigma": sigma} for sigma in section.sigmas] + [{"bits": bits} for bits in section.bits]
 
 
+def _prior(run):
+  return _control(run, PRIOR, layer=config_lib.NO_LAYER)
+
+
+def _seen_through(run, strength):
+  return _control(run, _name(strength), **strength)
+
+
+def _name(strength):
+  return "_".join(f"{field}_{value:g}" for field, value in strength.items())
+
+
+def _control(run, name, **changes):
+  like = config_lib.with_recipe_of(run.config, config_lib.NO_LAYER)
+  return controls.named(run, name, like, **changes)
+
+
 def act(run: Run):
   """Trains one inverter for each channel of the configuration, and writes `brackets.json`."""
   run.fit_statistics()
-  like = config_lib.with_recipe_of(run.config, config_lib.NO_LAYER)
-  prior_nats_N = _nats(controls.trained(run, PRIOR, like, layer=config_lib.NO_LAYER))
+  prior_nats_N = _nats(controls.evaluated(_prior(run)))
   h_NZ, fit_h_NZ = activations(run, "test"), activations(run, "train")
   rows = []
   for strength in _strengths(run):
-    name = "_".join(f"{field}_{value:g}" for field, value in strength.items())
     start = time.monotonic()
-    saving_N = prior_nats_N - _nats(controls.trained(run, name, like, **strength))
+    saving_N = prior_nats_N - _nats(controls.evaluated(_seen_through(run, strength)))
     saved = information.mean_with_error(saving_N, run.images("test").sources)
     # H(x) is itself the model's, so that this is the difference of two upper bounds.
     inverter = Measured(
@@ -63,7 +80,7 @@ def act(run: Run):
       seconds=time.monotonic() - start,
     )
     channel = noise.make(strength.get("sigma", 0.0), strength.get("bits", 0))
-    say("%s %s: other estimators", run.folder, name)
+    say("%s %s: other estimators", run.folder, _name(strength))
     key = training.key_for(run.root_key, "brackets")
     others = estimators.compare_all(h_NZ, channel, key, fit_h=fit_h_NZ)
     rows += [{**strength, **measured.as_json()} for measured in (inverter, *others)]

@@ -17,16 +17,21 @@ def prior(run: Run) -> Run:
   return trained(run, PRIOR, layer=config_lib.NO_LAYER)
 
 
-def trained(run: Run, name: str, like: ConfigDict | None = None, **changes) -> Run:
-  """The run `controls/<name>`, trained and evaluated: `run` with another representation.
+def trained(run: Run, name: str, **changes) -> Run:
+  """The run `named`, trained and evaluated; what is done is not done again."""
+  return evaluated(named(run, name, **changes))
 
-  `changes` are fields of the configuration's `representation`. What is done is not done again.
-  With `like`, the configuration is that one but for them, and not the run's.
+
+def named(run: Run, name: str, like: ConfigDict | None = None, **changes) -> Run:
+  """The run `controls/<name>`, not begun: `run` with another representation.
+
+  `changes` are fields of the configuration's `representation`. With `like`, the configuration is
+  that one but for them, and not the run's.
   """
   config = (like or run.config).copy_and_resolve_references()
   with config.unlocked():
     config.representation.update(changes)
-  return evaluated(Run(config, run.folder / FOLDER / name))
+  return Run(config, run.folder / FOLDER / name)
 
 
 def evaluated(control: Run) -> Run:

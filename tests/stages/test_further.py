@@ -12,7 +12,7 @@ from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.models import sampling
 from inversion_jax.runs import Run
-from inversion_jax.stages import classifier, crossfit
+from inversion_jax.stages import brackets, classifier, crossfit
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,19 @@ def test_brackets_show_both_sides_of_a_layer(finished):
     assert inverter.learning_rate == prior_rate
     assert inverter.network.reader_dropout_rate == config.inverter.network.reader_dropout_rate
   assert "Through noise and few bits" in (run.folder / "report.html").read_text()
+
+
+def test_brackets_that_were_begun_otherwise_are_refused_before_anything_is_trained(tmp_path):
+  run = Run(get_config("digits_fc3", "smoke"), tmp_path / "fc3")
+  control = run.folder / "controls" / "sigma_0.3"
+  control.mkdir(parents=True)
+  # As before all of them had p(x)'s recipe, which is another rate.
+  begun = edited(run.config, representation__sigma=0.3)
+  storage.write_json(control / "config.json", begun.to_dict())
+  with pytest.raises(
+    UserError, match=r"sigma_0\.3 belongs to another configuration .*learning_rate"
+  ):
+    brackets.check(run)
 
 
 def test_cross_fitted_no_image_trains_both_classifier_and_inverter(finished, tmp_path, monkeypatch):
