@@ -43,6 +43,7 @@ LIMITS: dict[Limit, tuple[str, ...]] = {
     "decoder.network.num_blocks",
     "decoder.network.num_scales",
     "decoder.network.num_units",
+    "decoder.network.taper",
     "gan.network.num_filters",
     "gan.network.num_scales",
     "gan.network.num_units",
