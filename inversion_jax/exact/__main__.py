@@ -1,6 +1,6 @@
 r"""Measures the bound, and other estimators, where the true mutual information is known.
 
-python -m inversion_jax.exact --quick                          # every task, minutes on a laptop
+python -m inversion_jax.exact --quick                          # every task, under an hour on a laptop
 python -m inversion_jax.exact --task=ising,pool --output=runs/exact
 python -m inversion_jax.exact --mixture=3 --task=pool --quick   # several seeds as one density
 python -m inversion_jax.exact --brackets --quick --output=runs/exact   # through noise: both sides

@@ -234,8 +234,8 @@ def frozen_network(num_codes: int = 32) -> Task:
     draw=draw,
     least_nats=0.95 * truth.mean,
     is_deterministic=False,
-    # What the code changes is in every gate, the same at every pixel.
-    num_steps_factor=4.0,
+    # What the code changes is in every gate, the same at every pixel, and is learnt for each place.
+    num_steps_factor=12.0,
   )
 
 
