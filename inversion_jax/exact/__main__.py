@@ -1,6 +1,6 @@
 r"""Measures the bound, and other estimators, where the true mutual information is known.
 
-python -m inversion_jax.exact --quick                          # every task, under an hour on a laptop
+python -m inversion_jax.exact --quick                          # every task, under an hour of a core
 python -m inversion_jax.exact --task=ising,pool --output=runs/exact
 python -m inversion_jax.exact --mixture=3 --task=pool --quick   # several seeds as one density
 python -m inversion_jax.exact --brackets --quick --output=runs/exact   # through noise: both sides
@@ -150,7 +150,7 @@ def _parser():
   tasks = ", ".join(TASKS)
   parser.add_argument("--task", type=_task_names, default=list(TASKS), help=f"which of {tasks}")
   parser.add_argument(
-    "--quick", action="store_true", help="fewer training steps: minutes instead of hours"
+    "--quick", action="store_true", help="fewer training steps: under an hour instead of many"
   )
   parser.add_argument(
     "--brackets",
