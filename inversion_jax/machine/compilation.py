@@ -13,9 +13,6 @@ from jax.experimental.compilation_cache import compilation_cache
 # 20 to 40% faster without it.
 YNN_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 OPTIMIZATION_LEVEL = "xla_backend_optimization_level"
-# XLA:CPU's newer way to make code of what it fuses: steps run a quarter faster by it, and the
-# initialisation of an inverter takes 1.3 to 1.6 times as long to compile.
-FUSION_EMITTERS = "xla_cpu_use_fusion_emitters"
 # Where runs that have programs in common keep them, under the folder above theirs.
 FOLDER = "compiled"
 
@@ -44,7 +41,7 @@ def jit_sampler(draw_fn: Callable, **settings) -> Callable:
 
 def jit_once(fn: Callable) -> Callable:
   """Compiles what runs a single time: on CPU without optimising, which would take far longer."""
-  return jax.jit(fn, compiler_options=_on_cpu(**{OPTIMIZATION_LEVEL: 0, FUSION_EMITTERS: False}))
+  return jax.jit(fn, compiler_options=_on_cpu(**{OPTIMIZATION_LEVEL: 0}))
 
 
 @contextlib.contextmanager

@@ -89,8 +89,9 @@ class Conv3x3(nn.Module):
   """`nn.Conv` of a 3x3 kernel, with the same parameters, whose bias is an `add_bias`."""
 
   features: int
-  kernel_size: tuple[int, int] = (3, 3)
-  padding: Padding = ((1, 1), (1, 1))
+  # Of the class, and no fields: nothing else has the name.
+  kernel_size = (3, 3)
+  padding = ((1, 1), (1, 1))
 
   @nn.compact
   def __call__(self, x_BHWF: Array) -> Array:
