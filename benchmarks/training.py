@@ -45,7 +45,8 @@ import subjects
 from absl import app, flags
 
 from inversion_jax import inversion
-from inversion_jax.fitting import costs, training
+from inversion_jax.fitting import costs
+from inversion_jax.fitting.steps import Step
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.inversion import Network
 
@@ -79,7 +80,7 @@ class Subject:
     # What the network needs: filters that are added inside cost time, and do no work.
     found = inversion.cost(network, noise.num_levels, noise.image_shape, h_shape)
     self.operations = found.operations_per_image * batch_size
-    self.step = training.Step(learnt.loss_fn, recipe, jax.random.key(1))
+    self.step = Step(learnt.loss_fn, recipe, jax.random.key(1))
     start = time.monotonic()
     self.peak_memory_bytes = self.step.memory_bytes(self.state, self.batch)
     self.compile_seconds = time.monotonic() - start

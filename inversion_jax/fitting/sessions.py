@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from inversion_jax.data import batches
-from inversion_jax.fitting import costs, training
+from inversion_jax.fitting import costs, steps, training
 from inversion_jax.fitting.first_pass import Recorder, Scored
 from inversion_jax.fitting.training import Recipe, TrainState
 from inversion_jax.information.codelength import FirstPass
@@ -32,8 +32,8 @@ class Subject:
 
   Attributes:
     name: of the model; its checkpoints, its lines of metrics and its random streams carry it.
-    init_fn: `init_fn(keys, *first_batch)` gives the untrained parameters; `keys` has the streams
-      "params" and "dropout".
+    init_fn: `init_fn(keys, *first_batch)`, compiled, gives the untrained parameters; `keys` has the
+      streams "params" and "dropout".
     first_batch: what the initialisation sees, whose statistics set scales.
     loss_fn: `loss_fn(params, batch, dropout_key)`, the mean loss of a batch, and metrics.
     batch_fn: rows of the training set to a batch on the devices.
@@ -107,7 +107,7 @@ def train(
   )
   root_key = jax.random.key(seed)
   step_key = training.key_for(root_key, subject.name)
-  step_fn = training.Step(subject.loss_fn, recipe, step_key, subject.unit)
+  step_fn = steps.Step(subject.loss_fn, recipe, step_key, subject.unit)
   start = time.monotonic()
   with contextlib.ExitStack() as stack:
     stack.enter_context(costs.memory_errors(f"A step of the {subject.name}", subject.advice))
@@ -182,11 +182,11 @@ def initial_state(subject: Subject, recipe: Recipe, root_key: Array) -> TrainSta
     stream: training.key_for(root_key, f"{subject.name}_init_{stream}")
     for stream in ("params", "dropout")
   }
-  build = functools.partial(_build_state, subject, recipe)
-  state = compilation.jit_once(build)(keys, *subject.first_batch)
+  params = subject.init_fn(keys, *subject.first_batch)
   if subject.start_from:
-    params = subject.start_from(state.params)
-    state = training.initial_state(params, recipe.optimizer())
+    params = subject.start_from(params)
+  begin = functools.partial(training.initial_state, optimizer=recipe.optimizer())
+  state = compilation.jit_once(begin)(params)
   return placement.put(state, placement.data_parallel()[1])
 
 
@@ -194,12 +194,9 @@ def state_shape(subject: Subject, recipe: Recipe) -> TrainState:
   """Shapes, types and placement of the state, without computing it."""
   keys = dict.fromkeys(("params", "dropout"), jax.random.key(0))
   one = jax.tree.map(lambda array: array[:1], subject.first_batch)
-  shapes = jax.eval_shape(functools.partial(_build_state, subject, recipe), keys, *one)
-  return placement.replicated_shapes(shapes)
-
-
-def _build_state(subject, recipe, keys, *first_batch):
-  return training.initial_state(subject.init_fn(keys, *first_batch), recipe.optimizer())
+  params = jax.eval_shape(subject.init_fn, keys, *one)
+  begin = functools.partial(training.initial_state, optimizer=recipe.optimizer())
+  return placement.replicated_shapes(jax.eval_shape(begin, params))
 
 
 def _kept(subject, folder):

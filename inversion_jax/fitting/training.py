@@ -1,8 +1,6 @@
 """One step and one loop, for every model: they do not know what they train."""
 
-import concurrent.futures
 import dataclasses
-import functools
 import math
 import zlib
 from collections.abc import Callable, Collection, Mapping
@@ -14,8 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from inversion_jax.fitting import costs
-from inversion_jax.machine import compilation, limits, placement, stopping
+from inversion_jax.machine import limits, stopping
 from inversion_jax.machine.errors import UserError
 
 # Decay of the rate per step. Salimans et al.'s implementation uses 0.999995; the paper's 0.9999,
@@ -216,11 +213,13 @@ def train_step(
   """
   dropout_key = key_for(root_key, "dropout", state.step)
   result = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, dropout_key)
-  return _descend(state, *result, recipe=recipe, unit=unit)
+  return descend(state, *result, recipe=recipe, unit=unit)
 
 
-def _descend(state, loss_and_metrics, grads, *, recipe, unit):
-  """The step that follows from a gradient."""
+def descend(
+  state: TrainState, loss_and_metrics: tuple, grads: Any, *, recipe: Recipe, unit: str
+) -> tuple[TrainState, dict[str, Array]]:
+  """The step that follows from a gradient, see `train_step`."""
   loss, metrics = loss_and_metrics
   updates, opt_state = recipe.optimizer().update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
@@ -234,79 +233,6 @@ def _descend(state, loss_and_metrics, grads, *, recipe, unit):
     "learning_rate": recipe.rate_at(state.step),
   }
   return TrainState(state.step + 1, params, ema_params, opt_state), metrics
-
-
-class Step:
-  """`train_step` in two programs, gradient and descent, over `recipe.num_microbatches` parts.
-
-  Two programs compile at the same time, and each sooner than its share of one: XLA's passes take
-  more than twice as long for twice the size. The parts are called from the host: inside a compiled
-  loop XLA:CPU ran the same convolutions ten times slower, and without a loop it kept all parts in
-  memory.
-
-  The key is an argument of the gradient: runs of other seeds have the same program.
-  """
-
-  def __init__(self, loss_fn: Callable, recipe: Recipe, root_key: Array, unit: str = NATS):
-    self.recipe, self.root_key = recipe, root_key
-    self._value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-    self._gradient = compilation.jit_step(self._gradient_of_part, donate=())
-    self._add = compilation.jit_step(lambda sums, terms: jax.tree.map(jnp.add, sums, terms))
-    descend = functools.partial(_descend, recipe=recipe, unit=unit)
-    self._descend = compilation.jit_step(lambda state, sums: descend(state, *self._mean(sums)))
-
-  def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
-    """The next state, and metrics; the memory of `state` is given up."""
-    sums = self._gradient(self.root_key, state.params, state.step, batch, 0)
-    for part in range(1, self.recipe.num_microbatches):
-      terms = self._gradient(self.root_key, state.params, state.step, batch, part)
-      sums = self._add(sums, terms)
-    return self._descend(state, sums)
-
-  def memory_bytes(self, state: TrainState, batch: Any) -> int:
-    """What a step needs on each device; compiles it, once and for all, if both are placed.
-
-    `state` may be shapes.
-    """
-    gradient = self._gradient.lower(self.root_key, state.params, state.step, batch, 0)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-      compiling = pool.submit(gradient.compile)
-      descend = self._descend.lower(state, _on_all_devices(gradient.out_info)).compile()
-      gradient = compiling.result()
-    # What the gradient itself does not touch stays where it is.
-    held = _num_bytes((state.ema_params, state.opt_state))
-    if self.recipe.num_microbatches > 1:
-      held += _num_bytes(state.params)  # the sum beside a part's gradient
-    return max(costs.program_bytes(gradient) + held, costs.program_bytes(descend))
-
-  def _gradient_of_part(self, root_key, params, step, batch, part):
-    """Loss and metrics of a part, and the gradient."""
-    num_parts = self.recipe.num_microbatches
-    key = key_for(root_key, "dropout", step)
-    if num_parts == 1:
-      return self._value_and_grad(params, batch, key)
-
-    def rows_of_part(array_B):
-      # Every n-th image, so that each device has its share of each part, and nothing is moved.
-      return array_B.reshape(-1, num_parts, *array_B.shape[1:])[:, part]
-
-    return self._value_and_grad(
-      params, jax.tree.map(rows_of_part, batch), jax.random.fold_in(key, part)
-    )
-
-  def _mean(self, sums):
-    return jax.tree.map(lambda total: total / self.recipe.num_microbatches, sums)
-
-
-def _num_bytes(tree):
-  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _on_all_devices(shapes):
-  sharding = placement.data_parallel()[1]
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
-  )
 
 
 def fit(

@@ -13,6 +13,7 @@ import numpy as np
 from inversion_jax.features import checks
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import sessions
+from inversion_jax.fitting.steps import Chain
 from inversion_jax.fitting.training import Recipe, TrainState
 from inversion_jax.inversion import first_pass, folders
 from inversion_jax.inversion.folders import NAME
@@ -23,8 +24,9 @@ from inversion_jax.inversion.observed import AS_IT_IS, Observed
 from inversion_jax.machine import compilation, limits, locks, placement, progress
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
+from inversion_jax.models import inverters
 from inversion_jax.models.inverters import amortised, from_decoder
-from inversion_jax.models.widening import apply_widened
+from inversion_jax.models.widening import log_prob_widened
 from inversion_jax.results import DECODER, NOISE, PRIOR, UNCONDITIONAL
 
 # Enough images for the statistics that set scale and bias of every layer.
@@ -54,16 +56,20 @@ def subject(
   seen = observed.scored(train, root_key)
   first = first_batch(seen)
 
-  def loss_fn(params, batch, dropout_key):
-    z = None if batch["h"] is None else observed.fresh(batch["h"], dropout_key)
-    log_prob_BHW = apply_widened(
+  def read(params, batch, key):
+    z = None if batch["h"] is None else observed.fresh(batch["h"], key)
+    size = train.image_shape[:2]
+    return inverters.read(inverter, params, z, size, train=True, rngs={"dropout": key})
+
+  def loss_fn(params, contexts, batch, key):
+    log_prob_BHW = log_prob_widened(
       inverter,
       params,
+      contexts,
       batch["image"],
-      z,
       multiple=network.filter_multiple,
       train=True,
-      rngs={"dropout": dropout_key},
+      rngs={"dropout": key},
     )
     return -log_prob_BHW.sum((1, 2)).mean(), {}
 
@@ -76,7 +82,7 @@ def subject(
     name=NAME,
     init_fn=functools.partial(initial_params, inverter),
     first_batch=first,
-    loss_fn=loss_fn,
+    loss_fn=Chain(inverters.NAMES, read, loss_fn),
     batch_fn=clean.batch,
     num_images=len(train),
     validate=validate,

@@ -21,7 +21,7 @@ from inversion_jax.inversion.observed import Observed
 from inversion_jax.machine import compilation, locks, notes, placement, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import track
-from inversion_jax.models import sampling
+from inversion_jax.models import inverters, sampling
 from inversion_jax.models.inverters import Inverter
 from inversion_jax.results import Codelength, Result
 
@@ -228,14 +228,20 @@ class Inversion:
     seen = self.observed.scored(of, root_key)
     sample_key = training.key_for(root_key, "sample")
 
+    reader, network = inverters.split(self.params)
+
+    @jax.jit
+    def read(params, z, index_B):
+      contexts = inverters.read(self.inverter, params, z, size)
+      return sampling.for_each(contexts, len(index_B))
+
     @placement.per_device
-    def draw_batch(params_and_key, z, images_BHWC, index_B, sample_B):
+    def draw_batch(params_and_key, contexts, images_BHWC, index_B, sample_B):
       params, sample_key = params_and_key
       keys_B = sampling.sample_keys(sample_key, index_B, sample_B)
-      model = self.inverter.bind({"params": params})
+      model = self.inverter.bind({"params": {inverters.NETWORK: params}})
       given_BRWC = images_BHWC[:, :num_given_rows] if num_given_rows else None
-      contexts_ = model.contexts(z, size)
-      return sampling.draw(model, contexts_, keys_B, size, sampler=sampler, given_BRWC=given_BRWC)
+      return sampling.draw(model, contexts, keys_B, size, sampler=sampler, given_BRWC=given_BRWC)
 
     # Every process gets the whole result.
     replicated = placement.data_parallel()[1]
@@ -245,8 +251,9 @@ class Inversion:
       batch = seen.batch(rows_B)
       index_B, sample_B = placement.put_batch((of.index[rows_B], sample_B))
       # The key is an argument, so that models of other seeds have the same program.
-      state = self.params, sample_key
-      drawn = draw_batch(state, batch["h"], batch["image"], index_B, sample_B)
+      state = network, sample_key
+      contexts = read(reader, batch["h"], index_B)
+      drawn = draw_batch(state, contexts, batch["image"], index_B, sample_B)
       return np.asarray(drawn, np.uint8)
 
     return draw
@@ -358,12 +365,19 @@ def mapped_rows(num_images: int, num_maps: int) -> Int[np.ndarray, " n"]:
 # Kept, so that the first pass, validation and evaluation share what was compiled.
 @functools.lru_cache(maxsize=4)
 def pixel_scorer(inverter: Inverter) -> Callable:
-  """Compiled: (params, images, h) to -log p(pixel | pixels before it, h), (B, H, W)."""
+  """(params, images, h) to -log p(pixel | pixels before it, h), (B, H, W), by two programs."""
+  read = jax.jit(functools.partial(inverters.read, inverter), static_argnames="size")
+
+  @placement.jit_gathered
+  def score_contexts(params, contexts, images_BHWC):
+    return -inverters.log_prob(inverter, params, contexts, images_BHWC)
 
   def score_batch(params, images_BHWC, z):
-    return -inverter.apply({"params": params}, images_BHWC, z)
+    reader, network = inverters.split(params)
+    contexts = read(reader, z, size=images_BHWC.shape[1:3])
+    return score_contexts(network, contexts, images_BHWC)
 
-  return placement.jit_gathered(score_batch)
+  return score_batch
 
 
 def pixel_nats(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from inversion_jax.fitting import costs
 from inversion_jax.fitting.training import Recipe
-from inversion_jax.machine import limits
+from inversion_jax.machine import compilation, limits
 from inversion_jax.models import contexts, inverters, likelihoods, pixelcnn, upward
 from inversion_jax.models.inverters import Inverter
 
@@ -161,8 +161,23 @@ LARGE_TAPER = 2
 
 
 def initial_params(inverter: Inverter, keys: dict[str, Any], images_BHWC: Any, z: Any) -> Any:
-  """Untrained parameters, whose scales the statistics of these images and their h set."""
-  return inverter.init(keys, images_BHWC, z, train=True)["params"]
+  """Untrained parameters, whose scales the statistics of these images and their h set.
+
+  Those of `inverter.init`, by two compiled programs, of which the second is that of every h alike.
+  """
+  size = images_BHWC.shape[1:3]
+
+  @compilation.jit_once
+  def init_reader(keys, z):
+    return inverter.init_with_output(keys, z, size, train=True, method=Inverter.contexts)
+
+  @compilation.jit_once
+  def init_network(keys, images_BHWC, contexts_):
+    return inverter.init(keys, images_BHWC, contexts_, train=True, method=Inverter.log_prob)
+
+  contexts_, reader = init_reader(keys, z)
+  network = init_network(keys, images_BHWC, contexts_)
+  return reader.get("params", {}) | network["params"]
 
 
 def param_shapes(

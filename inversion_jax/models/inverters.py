@@ -16,8 +16,9 @@ from inversion_jax.models.gated import GatedPixelCNN
 from inversion_jax.models.pixelcnn import PixelCNN, rematerialising
 
 AnyArray = Array | np.ndarray
-# The name under which an inverter keeps what brings h in.
-READER = "encoder"
+# The names under which an inverter keeps the parameters of what brings h in, and of the causal
+# network. Each is a model of its own: see `Inverter.contexts` and `Inverter.log_prob`.
+READER, NETWORK = NAMES = ("encoder", "network")
 PIXELCNN, GATED = "pixelcnn++", "gated"
 ARCHITECTURES = (PIXELCNN, GATED)
 
@@ -127,8 +128,7 @@ class Inverter(nn.Module):
     """
     self._check(levels_BHWC)
     contexts_ = self.contexts(z, levels_BHWC.shape[1:3], train=train)
-    head_BHWF = self._head(levels_BHWC, contexts_, train)
-    return self.likelihood.log_prob(head_BHWF, levels_BHWC)
+    return self.log_prob(levels_BHWC, contexts_, train=train)
 
   def contexts(
     self, z: Float[AnyArray, "B *map Z"] | None, size: tuple[int, int], *, train: bool = False
@@ -143,6 +143,16 @@ class Inverter(nn.Module):
     num_scales = 1 if self.architecture == GATED else self.num_scales
     return self.encoder(z, size, num_scales, train)
 
+  def log_prob(
+    self,
+    levels_BHWC: Shaped[AnyArray, "..."],
+    contexts: tuple[Array, ...] | None,
+    *,
+    train: bool = False,
+  ) -> Float[Array, "B H W"]:
+    """What the inverter itself gives, from what h gave."""
+    return self.likelihood.log_prob(self.head(levels_BHWC, contexts, train=train), levels_BHWC)
+
   def head(
     self,
     levels_BHWC: Shaped[AnyArray, "..."],
@@ -152,15 +162,12 @@ class Inverter(nn.Module):
   ) -> Float[Array, "B H W F"]:
     """The parameters of every pixel's distribution, which depend on the pixels before it alone."""
     self._check(levels_BHWC)
-    return self._head(levels_BHWC, contexts, train)
+    unit_BHWC = likelihoods.to_unit(levels_BHWC, self.likelihood.num_levels)
+    return self.network(unit_BHWC.astype(self.dtype), contexts, train)
 
   def _check(self, levels_BHWC):
     likelihood = self.likelihood
     likelihoods.check_levels(levels_BHWC, likelihood.num_levels, likelihood.num_colours)
-
-  def _head(self, levels_BHWC, contexts, train):
-    unit_BHWC = likelihoods.to_unit(levels_BHWC, self.likelihood.num_levels)
-    return self.network(unit_BHWC.astype(self.dtype), contexts, train)
 
   @property
   def has_raster(self) -> bool:
@@ -203,6 +210,35 @@ class Inverter(nn.Module):
       batch_size=batch_size,
       dtype=self.dtype,
     )
+
+
+def split(params: dict) -> tuple[dict, dict]:
+  """The parameters of the reader, of which there may be none, and those of the network."""
+  return params.get(READER, {}), params[NETWORK]
+
+
+def read(
+  inverter: Inverter,
+  params: dict,
+  z: Float[AnyArray, "B *map Z"] | None,
+  size: tuple[int, int],
+  **settings: Any,
+) -> tuple[Array, ...] | None:
+  """`Inverter.contexts` with the parameters of the reader alone; `settings` are of `apply`."""
+  return inverter.apply({"params": {READER: params}}, z, size, method=Inverter.contexts, **settings)
+
+
+def log_prob(
+  inverter: Inverter,
+  params: dict,
+  contexts: tuple[Array, ...] | None,
+  levels_BHWC: Shaped[AnyArray, "..."],
+  **settings: Any,
+) -> Float[Array, "B H W"]:
+  """`Inverter.log_prob` with the parameters of the network alone; `settings` are of `apply`."""
+  return inverter.apply(
+    {"params": {NETWORK: params}}, levels_BHWC, contexts, method=Inverter.log_prob, **settings
+  )
 
 
 def amortised(params: dict, marginal_params: dict) -> dict:

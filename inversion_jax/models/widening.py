@@ -1,29 +1,30 @@
 """More channels inside than a model has, as matrix units like some numbers: the same function."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from inversion_jax.models.inverters import AnyArray, Inverter
+from inversion_jax.models.inverters import NETWORK, AnyArray, Inverter, log_prob
 
 
-def apply_widened(
+def log_prob_widened(
   inverter: Inverter,
   params: Any,
+  contexts: tuple[Array, ...] | None,
   levels_BHWC: Shaped[AnyArray, "..."],
-  z: Float[AnyArray, "B *map Z"] | None,
   *,
   multiple: int,
   **settings: Any,
 ) -> Float[Array, "B H W"]:
-  """`inverter.apply`, computed with its filters rounded up to a multiple.
+  """`inverters.log_prob`, computed with the filters of the network rounded up to a multiple.
 
   Args:
     inverter: a model without parameters.
-    params: its own parameters; their gradient has no trace of the padding.
-    levels_BHWC, z: what it is called with.
+    params: those of its network; their gradient has no trace of the padding.
+    contexts, levels_BHWC: what the network is called with.
     multiple: the filters inside are the next multiple of this; 1 changes nothing.
     **settings: of `inverter.apply`.
 
@@ -33,13 +34,14 @@ def apply_widened(
   num_filters = -(-inverter.num_filters // multiple) * multiple
   if num_filters != inverter.num_filters:
     inverter, narrow = inverter.clone(num_filters=num_filters), inverter.num_filters
-    shapes = jax.eval_shape(inverter.init, jax.random.key(0), levels_BHWC, z)["params"]
+    init = functools.partial(inverter.init, method=Inverter.log_prob)
+    shapes = jax.eval_shape(init, jax.random.key(0), levels_BHWC, contexts)["params"][NETWORK]
 
     def widen(path, leaf, shape):
       return _padded(leaf, shape.shape, narrow, is_direction=path[-1].key == "direction")
 
     params = jax.tree.map_with_path(widen, params, shapes)
-  return inverter.apply({"params": params}, levels_BHWC, z, **settings)
+  return log_prob(inverter, params, contexts, levels_BHWC, **settings)
 
 
 def _padded(leaf, shape, narrow, is_direction):

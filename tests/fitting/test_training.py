@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from inversion_jax.fitting import training
+from inversion_jax.fitting.steps import Chain, Step
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.machine import placement
 from inversion_jax.machine.errors import UserError
@@ -66,9 +67,9 @@ def test_steps_of_other_seeds_are_one_program():
     return jnp.square(params["w"] - batch - jax.random.normal(key)).mean(), {}
 
   state = training.initial_state({"w": jnp.zeros(())}, RECIPE.optimizer())
-  steps = [training.Step(noisy, RECIPE, jax.random.key(seed)) for seed in (0, 1)]
+  steps = [Step(noisy, RECIPE, jax.random.key(seed)) for seed in (0, 1)]
   programs = {
-    step._gradient.lower(step.root_key, state.params, state.step, 3.0, 0).as_text()
+    step._gradient._program.lower((step.root_key, state.step), state.params, 3.0, 0).as_text()
     for step in steps
   }
   assert len(programs) == 1
@@ -244,7 +245,7 @@ def steppable(num_microbatches, loss_fn=weighted):
   batch = placement.put_batch(jax.tree.map(np.float32, batch))
   state = training.initial_state({"w": jnp.ones(3)}, recipe.optimizer())
   state = placement.put(state, placement.data_parallel()[1])
-  return training.Step(loss_fn, recipe, ROOT_KEY), state, batch
+  return Step(loss_fn, recipe, ROOT_KEY), state, batch
 
 
 def stepped(num_microbatches, loss_fn=weighted, num_steps=3):
@@ -261,8 +262,90 @@ def test_the_two_programs_of_a_step_take_the_step_of_one():
   state = training.initial_state({"w": jnp.ones(3)}, recipe.optimizer())
   settings = {"recipe": recipe, "root_key": ROOT_KEY}
   expected = training.train_step(state, batch, loss_fn=weighted, **settings)
-  found = training.Step(weighted, **settings)(state, batch)
+  found = Step(weighted, **settings)(state, batch)
   chex.assert_trees_all_close(found, expected, rtol=1e-6)
+
+
+def first(params, batch, key):
+  """Of a chain: noise makes the two draw from one key, as one loss would."""
+  noise = jax.random.uniform(key)
+  return {"features": jnp.tanh(batch["x"] @ params["w"]), "noise": noise}
+
+
+def second(params, given, batch, key):
+  nats_B = jnp.square((given["features"] * params["w"]).sum(-1) + params["b"] - batch["y"])
+  return nats_B.mean() + given["noise"] * jnp.square(params["b"]), {"noise": given["noise"]}
+
+
+CHAIN = Chain(("reader", "network"), first, second)
+
+
+def chained(recipe, loss_fn):
+  rng = np.random.default_rng(0)
+  batch = {"x": rng.normal(size=(12, 3)), "y": np.arange(12.0)}
+  params = {"reader": {"w": rng.normal(size=(3, 4))}, "network": {"w": np.ones(4), "b": 0.5}}
+  batch, params = jax.tree.map(jnp.float32, (batch, params))
+  state = training.initial_state(params, recipe.optimizer())
+  step = Step(loss_fn, recipe, ROOT_KEY)
+  num_bytes = step.memory_bytes(state, batch)
+  for _ in range(3):
+    state, metrics = step(state, batch)
+  return state, metrics, num_bytes
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {},
+    {"weight_decay": 0.1},
+    {"clip_norm": 1.0},
+    {"algorithm": "muon", "weight_decay": 0.1},
+    {"num_microbatches": 2},
+  ],
+  ids=str,
+)
+def test_a_chain_takes_the_steps_of_its_whole(fields):
+  recipe = Recipe(batch_size=12, learning_rate=0.1, **fields)
+  state, metrics, _ = chained(recipe, CHAIN)
+  expected_state, expected, _ = chained(recipe, lambda *args: CHAIN(*args))
+  chex.assert_trees_all_close(state, expected_state, rtol=2e-5, atol=1e-6)
+  chex.assert_trees_all_close(metrics, expected, rtol=2e-5)
+
+
+def test_a_chain_whose_memory_is_known_is_not_compiled_again():
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+  )
+  recipe = Recipe(batch_size=12)
+  batch = placement.put_batch({"x": np.ones((12, 3), np.float32), "y": np.ones(12, np.float32)})
+  params = {"reader": {"w": np.ones((3, 4), np.float32)}}
+  params["network"] = {"w": np.ones(4, np.float32), "b": np.float32(0.5)}
+  state = training.initial_state(params, recipe.optimizer())
+  state = placement.put(state, placement.data_parallel()[1])
+  step = Step(CHAIN, recipe, ROOT_KEY)
+  before = len(compiled)
+  step.memory_bytes(state, batch)
+  assert len(compiled) == before + 5
+  state, _ = step(state, batch)
+  after = len(compiled)
+  step(state, batch)
+  # The norm over both gradients is one small program more.
+  assert (after, len(compiled)) == (before + 6, before + 6)
+
+
+def test_the_second_of_a_chain_is_one_program_for_other_firsts():
+  def text(num_inputs):
+    batch = {"x": jnp.ones((12, num_inputs)), "y": jnp.ones(12)}
+    params = {"reader": {"w": jnp.ones((num_inputs, 4))}, "network": {"w": jnp.ones(4), "b": 0.5}}
+    step = Step(CHAIN, Recipe(batch_size=12), ROOT_KEY)
+    state = training.initial_state(jax.tree.map(jnp.float32, params), step.recipe.optimizer())
+    at = ROOT_KEY, state.step
+    given, _ = step._gradient._first(at, state.params["reader"], batch, 0)
+    lowered = step._gradient._second.lower(at, state.params["network"], given, batch, 0)
+    return lowered.as_text()
+
+  assert text(3) == text(7)
 
 
 @pytest.mark.parametrize("num_microbatches", [1, 2])

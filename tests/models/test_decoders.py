@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from inversion_jax.fitting import training
+from inversion_jax.fitting.steps import Step
 from inversion_jax.machine.errors import UserError
 from inversion_jax.models import decoders
 from inversion_jax.models.decoders import Decoder
@@ -59,7 +60,7 @@ def trained(decoder, levels, z, num_levels, **fields):
 
   recipe = training.Recipe(decay="cosine", ema_decay=0.0, **fields)
   state = training.initial_state(decoder.init(KEY, z, size)["params"], recipe.optimizer())
-  step = training.Step(loss_fn, recipe, KEY, decoders.MSE)
+  step = Step(loss_fn, recipe, KEY, decoders.MSE)
   for _ in range(recipe.num_steps):
     state, metrics = step(state, None)
   images = decoder.apply({"params": state.params}, z, size)

@@ -11,9 +11,9 @@ from model_examples import READER
 
 from inversion_jax.machine import compilation
 from inversion_jax.machine.errors import UserError
-from inversion_jax.models import decoders, layers, likelihoods, pixelcnn, upward
+from inversion_jax.models import decoders, inverters, layers, likelihoods, pixelcnn, upward
 from inversion_jax.models.inverters import Inverter, amortised, from_decoder
-from inversion_jax.models.widening import apply_widened
+from inversion_jax.models.widening import log_prob_widened
 
 REPRESENTATIONS = {"none": None, "vector": (5,), "map": (3, 3, 4)}
 GATED = {"architecture": "gated", "num_blocks": 2, "num_filters": 12}
@@ -340,6 +340,13 @@ NO_IMAGES = {
 }
 
 
+def widened_log_prob(inverter, params, levels, z, multiple):
+  """log p(x | h), with the reader as it is and a wider network."""
+  reader, network = inverters.split(params)
+  contexts = inverters.read(inverter, reader, z, (8, 8))
+  return log_prob_widened(inverter, network, contexts, levels, multiple=multiple)
+
+
 def scores_of(levels, inverter, params, z):
   """Each way in which a model meets images, by name, as functions without arguments."""
 
@@ -348,7 +355,7 @@ def scores_of(levels, inverter, params, z):
     return inverter.apply({"params": params}, levels, contexts, method="head")
 
   def widened():
-    return apply_widened(inverter, params, levels, z, multiple=8)
+    return widened_log_prob(inverter, params, levels, z, multiple=8)
 
   return {"nats": lambda: inverter.apply({"params": params}, levels, z), "head": head} | {
     "widened": widened,
@@ -600,7 +607,7 @@ def test_wider_inside_is_the_same_function_with_the_same_gradient(representation
   )
 
   def nats(params, multiple):
-    return -apply_widened(inverter, params, images, z, multiple=multiple).sum((1, 2))
+    return -widened_log_prob(inverter, params, images, z, multiple=multiple).sum((1, 2))
 
   gradient = jax.jit(jax.value_and_grad(lambda *args: nats(*args).mean()), static_argnums=1)
 
