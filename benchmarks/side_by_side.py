@@ -44,9 +44,12 @@ def main():
 
     def rate(num_at_once):
       settings = given.num_steps, given.num_filters
-      tasks = [(pathlib.Path(folder), seed, *settings) for seed in range(num_at_once)]
-      names = [str(seed) for seed in range(num_at_once)]
-      return sum(workers.side_by_side(images_per_second, tasks, names, num_at_once))
+      tasks = [
+        workers.Task(str(seed), images_per_second, (pathlib.Path(folder), seed, *settings))
+        for seed in range(num_at_once)
+      ]
+      with workers.side_by_side(num_at_once) as work:
+        return sum(work(tasks))
 
     for _ in range(given.rounds):
       one, several = rate(1), rate(num)

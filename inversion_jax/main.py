@@ -77,8 +77,8 @@ def _replicates(config, workdir):
 
 def _run_all(replicates, workdir):
   runs = [run for _, runs in replicates for run in runs]
-  # Replicates differ in numbers that their programs are given.
-  compiled = workdir / compilation.FOLDER if len(replicates) > 1 else None
+  # Replicates differ in numbers that their programs are given, layers in what reads them.
+  compiled = workdir / compilation.FOLDER if len(runs) > 1 else None
   stages.go_through_all(runs, _STAGES.value, _JOBS.value, compiled)
   if "neighbours" in _STAGES.value:
     for folder, layers in replicates:

@@ -42,7 +42,8 @@ LADDER = [
   *("models.contexts", "models.inverters", "models.widening", "models.decoders", "models.gans"),
   "models.perceptual",
   *("models.optimisation", "models.sampling"),
-  *("fitting.costs", "fitting.scoring", "fitting.training", "fitting.first_pass"),
+  *("fitting.costs", "fitting.scoring", "fitting.training", "fitting.steps"),
+  "fitting.first_pass",
   "fitting.sessions",
   *(
     "report",

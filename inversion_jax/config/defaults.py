@@ -96,6 +96,7 @@ def default() -> ConfigDict:
       "reader_dropout_rate": 0.0,
       "reader_places": 32,  # features of the place alone, which p(x) has, too
       "reader_direct": 16,  # features of each pixel that are lines in a vector
+      "reader_even": False,  # zeros in their place for a map, so that layers share programs
       "reader_taper": 1,  # how many times fewer filters the finest grid has, if doubling makes it
       "architecture": "pixelcnn++",  # or "gated", of van den Oord et al. (2016b)
       "remat": "",  # computed again to save memory: "elementwise" or "blocks"; not felt on CPUs

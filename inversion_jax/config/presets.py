@@ -197,12 +197,18 @@ def _invert_digits(config):
   """How h is read where there are 1,297 images to learn from: small batches, much decay.
 
   Batches of 32 come as far in 450 steps as batches of 64 in 300. The closer h is to the image, the
-  less there is to be learnt by heart and the more dropout costs: conv1 has the paper's rate for its
-  colour sets. Without h there is more to learn from the pixels.
+  less there is to be learnt by heart: conv1 has less decay. Without h there is more to learn from
+  the pixels. All layers have one network, which compiles once.
   """
   layer = config.representation.layer
   config.inverter.network.update(
-    {"num_filters": 24, "num_blocks": 1, "num_scales": 2, "dropout_rate": 0.2}
+    {
+      "num_filters": 24,
+      "num_blocks": 1,
+      "num_scales": 2,
+      "dropout_rate": 0.2,
+      "reader_even": True,
+    }
   )
   config.inverter.update(
     {
@@ -219,7 +225,6 @@ def _invert_digits(config):
   if layer in ("fc3", "logits"):
     config.inverter.network.reader_dropout_rate = inversion.VECTOR_DROPOUT
   elif layer == "conv1":
-    config.inverter.network.dropout_rate = 0.1
     config.inverter.weight_decay = 0.3
   elif layer == NO_LAYER:
     config.inverter.network.dropout_rate = 0.3

@@ -32,8 +32,8 @@ class Subject:
 
   Attributes:
     name: of the model; its checkpoints, its lines of metrics and its random streams carry it.
-    init_fn: `init_fn(keys, *first_batch)`, compiled, gives the untrained parameters; `keys` has the
-      streams "params" and "dropout".
+    init_fn: `init_fn(keys, *first_batch)` gives the untrained parameters; `keys` has the streams
+      "params" and "dropout".
     first_batch: what the initialisation sees, whose statistics set scales.
     loss_fn: `loss_fn(params, batch, dropout_key)`, the mean loss of a batch, and metrics.
     batch_fn: rows of the training set to a batch on the devices.
@@ -62,6 +62,11 @@ class Subject:
   advice: str = "raise num_microbatches or lower batch_size"
   facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   scored: Scored | None = None
+
+  @functools.cached_property
+  def compiled_init(self) -> Callable[..., Any]:
+    """`init_fn`, compiled."""
+    return steps.compiled_init(self.init_fn)
 
 
 class Trained(NamedTuple):
@@ -182,7 +187,7 @@ def initial_state(subject: Subject, recipe: Recipe, root_key: Array) -> TrainSta
     stream: training.key_for(root_key, f"{subject.name}_init_{stream}")
     for stream in ("params", "dropout")
   }
-  params = subject.init_fn(keys, *subject.first_batch)
+  params = subject.compiled_init(keys, *subject.first_batch)
   if subject.start_from:
     params = subject.start_from(params)
   begin = functools.partial(training.initial_state, optimizer=recipe.optimizer())
@@ -193,8 +198,7 @@ def initial_state(subject: Subject, recipe: Recipe, root_key: Array) -> TrainSta
 def state_shape(subject: Subject, recipe: Recipe) -> TrainState:
   """Shapes, types and placement of the state, without computing it."""
   keys = dict.fromkeys(("params", "dropout"), jax.random.key(0))
-  one = jax.tree.map(lambda array: array[:1], subject.first_batch)
-  params = jax.eval_shape(subject.init_fn, keys, *one)
+  params = subject.compiled_init.eval_shape(keys, *subject.first_batch)
   begin = functools.partial(training.initial_state, optimizer=recipe.optimizer())
   return placement.replicated_shapes(jax.eval_shape(begin, params))
 

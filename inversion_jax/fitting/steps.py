@@ -47,6 +47,38 @@ class Chain:
     return first, second
 
 
+class ChainInit(NamedTuple):
+  """How both models of a `Chain` begin, in Linen's terms; also a function as any other.
+
+  Attributes:
+    first: `first(keys, *batch)` gives what the second reads, and the variables of the first.
+    second: `second(keys, given, *batch)` gives the variables of the second.
+  """
+
+  first: Callable
+  second: Callable
+
+  def __call__(self, keys: dict[str, Array], *batch: Any) -> dict:
+    """The parameters of both, under their names."""
+    given, variables = self.first(keys, *batch)
+    # A model may have no parameters.
+    return variables.get("params", {}) | self.second(keys, given, *batch)["params"]
+
+  def eval_shape(self, keys: dict[str, Array], *batch: Any) -> dict:
+    """Their shapes, of one that is compiled."""
+    return ChainInit(self.first.eval_shape, self.second.eval_shape)(keys, *batch)
+
+
+def compiled_init(init_fn: Callable) -> Callable:
+  """`init_fn`, compiled; a `ChainInit` as two programs.
+
+  Its `eval_shape` traces what a call then finds traced.
+  """
+  if isinstance(init_fn, ChainInit):
+    return ChainInit(*map(compilation.jit_once, init_fn))
+  return compilation.jit_once(init_fn)
+
+
 class Step:
   """`train_step` in programs, over `recipe.num_microbatches` parts of a batch.
 

@@ -19,7 +19,7 @@ from inversion_jax.inversion import first_pass, folders
 from inversion_jax.inversion.folders import NAME
 from inversion_jax.inversion.mixing import Mixture, mixture
 from inversion_jax.inversion.model import Inversion, pixel_nats, words_of
-from inversion_jax.inversion.networks import Network, initial_params, suited
+from inversion_jax.inversion.networks import Network, beginning, suited
 from inversion_jax.inversion.observed import AS_IT_IS, Observed
 from inversion_jax.machine import compilation, limits, locks, placement, progress
 from inversion_jax.machine.errors import UserError
@@ -80,7 +80,7 @@ def subject(
 
   return sessions.Subject(
     name=NAME,
-    init_fn=functools.partial(initial_params, inverter),
+    init_fn=beginning(inverter),
     first_batch=first,
     loss_fn=Chain(inverters.NAMES, read, loss_fn),
     batch_fn=clean.batch,

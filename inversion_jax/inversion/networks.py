@@ -1,6 +1,7 @@
 """The size and kind of an inverter, what suits which images, and what it costs."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from inversion_jax.fitting import costs
+from inversion_jax.fitting.steps import ChainInit
 from inversion_jax.fitting.training import Recipe
-from inversion_jax.machine import compilation, limits
+from inversion_jax.machine import limits
 from inversion_jax.models import contexts, inverters, likelihoods, pixelcnn, upward
 from inversion_jax.models.inverters import Inverter
 
@@ -34,7 +36,7 @@ class Network:
     context: how h is brought in, "projection" (the paper's), "encoder" or "decoder".
     resize_method: of a spatial h in the first two, see `ContextEncoder`.
     reader_filters, reader_blocks, reader_units, reader_dropout_rate, reader_places, reader_direct,
-      reader_taper: of the third, see `Reader`; p(x) has the places, too.
+      reader_even, reader_taper: of the third, see `Reader`; p(x) has the places, too.
     remat: what the backward pass computes again, "", "elementwise" or "blocks".
     likelihood: of a pixel, "auto", "categorical" or "logistic_mixture".
     num_components, min_log_scale: of the mixture.
@@ -56,6 +58,7 @@ class Network:
   reader_dropout_rate: float = 0.0
   reader_places: int = 32
   reader_direct: int = 16
+  reader_even: bool = False
   reader_taper: int = 1
   remat: str = ""
   likelihood: str = "auto"
@@ -112,6 +115,7 @@ MODULE_FIELDS += (
   "reader_dropout_rate",
   "reader_places",
   "reader_direct",
+  "reader_even",
   "reader_taper",
 )
 
@@ -160,33 +164,32 @@ VECTOR_DROPOUT, WEIGHT_DECAY = 0.5, 1.0
 LARGE_TAPER = 2
 
 
-def initial_params(inverter: Inverter, keys: dict[str, Any], images_BHWC: Any, z: Any) -> Any:
-  """Untrained parameters, whose scales the statistics of these images and their h set.
+def beginning(inverter: Inverter) -> ChainInit:
+  """`inverter.init`: untrained parameters, whose scales the statistics of images and their h set.
 
-  Those of `inverter.init`, by two compiled programs, of which the second is that of every h alike.
+  It is called with keys, images and h.
   """
-  size = images_BHWC.shape[1:3]
 
-  @compilation.jit_once
-  def init_reader(keys, z):
+  def init_reader(keys, images_BHWC, z):
+    size = images_BHWC.shape[1:3]
     return inverter.init_with_output(keys, z, size, train=True, method=Inverter.contexts)
 
-  @compilation.jit_once
-  def init_network(keys, images_BHWC, contexts_):
+  def init_network(keys, contexts_, images_BHWC, z):
+    del z
     return inverter.init(keys, images_BHWC, contexts_, train=True, method=Inverter.log_prob)
 
-  contexts_, reader = init_reader(keys, z)
-  network = init_network(keys, images_BHWC, contexts_)
-  return reader.get("params", {}) | network["params"]
+  return ChainInit(init_reader, init_network)
 
 
+# Kept, since many stages of a run ask, and the answer takes a second.
+@functools.lru_cache(maxsize=16)
 def param_shapes(
-  inverter: Inverter, image_shape: Sequence[int], h_shape: Sequence[int] | None
+  inverter: Inverter, image_shape: tuple[int, ...], h_shape: tuple[int, ...] | None
 ) -> Any:
   """Shapes and types of the parameters; nothing is computed."""
   images, z = shapes_of(2, image_shape, h_shape)
   keys = dict.fromkeys(("params", "dropout"), jax.random.key(0))
-  return jax.eval_shape(lambda *args: initial_params(inverter, *args), keys, images, z)
+  return jax.eval_shape(lambda *args: beginning(inverter)(*args), keys, images, z)
 
 
 def shapes_of(num: int, image_shape: Sequence[int], h_shape: Sequence[int] | None) -> tuple:
@@ -207,7 +210,7 @@ def cost(
 ) -> Cost:
   """What a network will cost, from shapes alone."""
   inverter = network.inverter(num_levels, image_shape[-1])
-  params = param_shapes(inverter, image_shape, h_shape)
+  params = param_shapes(inverter, tuple(image_shape), h_shape and tuple(h_shape))
 
   def score(params, images, z):
     return inverter.apply({"params": params}, images, z)

@@ -1,5 +1,6 @@
 """Where arrays live: batches are split over all devices, everything else is on each of them."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +49,8 @@ def per_device(fn: Callable) -> Callable:
   (batch, state) = data_parallel()
   specs = (state.spec, batch.spec)
 
+  # A program has the name of its function.
+  @functools.wraps(fn)
   def split(tree, *batch_trees):
     in_specs = (specs[0], *(specs[1],) * len(batch_trees))
     # The loops start from constants, which the check would have to be told to be per device.

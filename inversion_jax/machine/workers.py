@@ -5,14 +5,15 @@ one core each get further than one process of two.
 """
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from absl import logging as absl_logging
@@ -36,19 +37,25 @@ def num_at_once(wanted: int, num_tasks: int) -> int:
   return max(1, min(wanted, num_tasks))
 
 
-def side_by_side(
-  act: Callable[..., Any], tasks: Sequence[tuple], names: Sequence[str], num: int
-) -> list[Any]:
-  """`act(*task)` for every task, `num` at a time, each in a process with its share of the cores.
+class Task(NamedTuple):
+  """What one process does: `act(*args)`, a function of a module and what can be pickled.
 
-  Args:
-    act: a function of a module.
-    tasks: its arguments, which can be pickled.
-    names: of the tasks; each line that one says begins with its name.
-    num: processes.
+  Each line that it says begins with its name.
+  """
 
-  Returns:
-    What `act` returned, in the order of the tasks.
+  name: str
+  act: Callable[..., Any]
+  args: tuple
+
+
+@contextlib.contextmanager
+def side_by_side(num: int) -> Iterator[Callable[[Sequence[Task]], list]]:
+  """`num` processes, each with its share of the cores, for one list of tasks after another.
+
+      with side_by_side(2) as work:
+        results = work(tasks)
+
+  `work` gives what the tasks returned, in their order.
 
   Raises:
     UserError: a process was killed. What a task raises is raised once those that have been begun
@@ -61,9 +68,13 @@ def side_by_side(
   with concurrent.futures.ProcessPoolExecutor(
     num, context, _begin, (shares, absl_logging.get_verbosity())
   ) as pool:
-    futures = [pool.submit(_act, name, act, task) for name, task in zip(names, tasks, strict=True)]
-    try:
+
+    def work(tasks):
+      futures = [pool.submit(_act, *task) for task in tasks]
       return [future.result() for future in futures]
+
+    try:
+      yield work
     except BrokenProcessPool as error:
       raise UserError(
         "One of the processes that work side by side was killed, often for want of memory; what is "
@@ -108,11 +119,11 @@ def _end_with_parent():
   os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _act(name, act, task):
+def _act(name, act, args):
   progress.show_lines(name)
   try:
     with stopping.heeded((signal.SIGTERM,)):
-      return act(*task)
+      return act(*args)
   finally:
     # What one task compiled is of no use to the next.
     jax.clear_caches()

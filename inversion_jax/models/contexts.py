@@ -100,6 +100,8 @@ class Reader(nn.Module):
     taper: how many times fewer channels the finest grid has where doubling makes it.
     num_places: features of the place alone, which a reader of a constant makes.
     num_direct: features of each pixel that are straight lines in a vector, see `upward.direct`.
+    is_even: whether a map has zeros in their place, so that inverters of maps and of vectors have
+      one network, whose programs they share; what it computes is as without them.
     dtype: of what is computed without h.
   """
 
@@ -109,6 +111,7 @@ class Reader(nn.Module):
   dropout_rate: float = 0.0
   num_places: int = 32
   num_direct: int = 16
+  is_even: bool = False
   taper: int = 1
   dtype: Any = jnp.float32
 
@@ -153,6 +156,8 @@ class Reader(nn.Module):
     if z.ndim == 2 and self.num_direct:
       lines = upward.direct(z, size, self.num_direct, parts)
       grids = [jnp.concatenate([grids[0], lines], axis=-1), *grids[1:]]
+    elif self.is_even:
+      grids = [jnp.pad(grids[0], ((0, 0),) * 3 + ((0, self.num_direct),)), *grids[1:]]
     return tuple(map(_padded_to, grids, padded_sizes(*size, num_scales)))
 
   def _dropout(self, train):

@@ -40,7 +40,7 @@ class Inverter(nn.Module):
     context: how h is brought in, "projection", "encoder" or "decoder", see `contexts`.
     resize_method: of a spatial h in the first two, see `ContextEncoder`.
     reader_filters, reader_blocks, reader_units, reader_dropout_rate, reader_places, reader_direct,
-      reader_taper: of the third, see `Reader`; the places are p(x)'s, too.
+      reader_even, reader_taper: of the third, see `Reader`; the places are p(x)'s, too.
     remat: what the backward pass computes again, see `pixelcnn.rematerialising`.
     dtype: type of the activations; parameters, head and likelihood stay float32.
 
@@ -62,6 +62,7 @@ class Inverter(nn.Module):
   reader_dropout_rate: float = 0.0
   reader_places: int = 32
   reader_direct: int = 16
+  reader_even: bool = False
   reader_taper: int = 1
   remat: str = ""
   dtype: Any = jnp.float32
@@ -107,6 +108,7 @@ class Inverter(nn.Module):
       self.reader_dropout_rate,
       self.reader_places,
       self.reader_direct,
+      self.reader_even,
       self.reader_taper,
       self.dtype,
     )

@@ -24,7 +24,8 @@ def concat_elu(x_F: Float[Array, "*axes F"]) -> Float[Array, "*axes 2*F"]:
   """
   tail_F = jnp.expm1(-jnp.abs(x_F))
   is_positive_F = x_F > 0
-  parts = jnp.where(is_positive_F, x_F, tail_F), jnp.where(is_positive_F, tail_F, -x_F)
+  # `jnp.where` would be a program of its own in each, named by what was traced before.
+  parts = lax.select(is_positive_F, x_F, tail_F), lax.select(is_positive_F, tail_F, -x_F)
   return jnp.concatenate(parts, axis=-1)
 
 
@@ -37,7 +38,7 @@ def _concat_elu_backward(x_F, grad_2F):
   is_positive_F = x_F > 0
   grad_elu_F, grad_elu_minus_F = jnp.split(grad_2F, 2, axis=-1)
   return (
-    jnp.where(
+    lax.select(
       is_positive_F,
       grad_elu_F - slope_F * grad_elu_minus_F,
       slope_F * grad_elu_F - grad_elu_minus_F,
@@ -51,7 +52,7 @@ concat_elu.defvjp(_concat_elu_forward, _concat_elu_backward)
 @jax.custom_vjp
 def elu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
   """x above zero, exp(x) - 1 below; the backward pass keeps x alone."""
-  return jnp.where(x > 0, x, jnp.expm1(-jnp.abs(x)))
+  return lax.select(x > 0, x, jnp.expm1(-jnp.abs(x)))
 
 
 def _elu_forward(x):
@@ -59,7 +60,7 @@ def _elu_forward(x):
 
 
 def _elu_backward(x, grad):
-  return (jnp.where(x > 0, grad, jnp.exp(-jnp.abs(x)) * grad),)
+  return (lax.select(x > 0, grad, jnp.exp(-jnp.abs(x)) * grad),)
 
 
 elu.defvjp(_elu_forward, _elu_backward)
@@ -119,7 +120,7 @@ def dropout(
   position = lax.iota(jnp.uint32, x.size).reshape(x.shape)
   bits = _mixed(_mixed(position ^ seed[0]) + seed[1] + jnp.uint32(layer * 0x9E3779B9 % 2**32))
   is_kept = bits >= jnp.uint32(round(rate * 2**32))
-  return jnp.where(is_kept, x * (1.0 / (1.0 - rate)), 0).astype(x.dtype)
+  return lax.select(is_kept, x * (1.0 / (1.0 - rate)), jnp.zeros_like(x))
 
 
 def _mixed(bits):
@@ -237,8 +238,11 @@ class WeightNormConv(nn.Module):
     """Sets scale and bias from the unscaled outputs, and returns the scaled ones."""
     raw_BHWF = self._linear(parts_BHWF, weight_norm_kernel(direction, jnp.ones(self.features)))
     rows_NF = raw_BHWF.astype(jnp.float32).reshape(-1, self.features)
-    scale_F = self.init_scale / jnp.maximum(rows_NF.std(0), MIN_INITIAL_STD)
-    bias_F = -rows_NF.mean(0) * scale_F
+    mean_F = rows_NF.mean(0)
+    # Not `jnp.std`, a program of its own, as above.
+    std_F = jnp.sqrt(jnp.square(rows_NF - mean_F).mean(0))
+    scale_F = self.init_scale / jnp.maximum(std_F, MIN_INITIAL_STD)
+    bias_F = -mean_F * scale_F
     self.param("scale", lambda _: scale_F)
     self.param("bias", lambda _: bias_F)
     return (raw_BHWF * scale_F + bias_F).astype(raw_BHWF.dtype)

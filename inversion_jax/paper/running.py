@@ -36,8 +36,9 @@ def go_through_all(
     for one in plans.part(planned, plans.SHARED):
       # If it fails, those that need it say so.
       go_through(one, workdir)
-    tasks = [(one, workdir) for one in planned]
-    succeeded = workers.side_by_side(go_through, tasks, [one.folder for one in planned], num)
+    tasks = [workers.Task(one.folder, go_through, (one, workdir)) for one in planned]
+    with workers.side_by_side(num) as work:
+      succeeded = work(tasks)
   return [one.folder for one, is_done in zip(planned, succeeded, strict=True) if not is_done]
 
 

@@ -14,6 +14,7 @@ from inversion_jax.machine import compilation, locks, workers
 from inversion_jax.machine.progress import say
 from inversion_jax.runs import Run
 from inversion_jax.stages import (
+  ahead,
   brackets,
   checks,
   crossfit,
@@ -112,14 +113,20 @@ def go_through_all(
   Args:
     runs: see `go_through`.
     names: of the stages.
-    num_jobs: runs at the same time, see `workers.num_at_once`.
+    num_jobs: runs at the same time, each in a process of its own, see `workers.num_at_once`.
     compiled: a folder for programs that the runs have in common; None keeps none.
   """
   num = workers.num_at_once(num_jobs, len(runs))
-  if num > 1 and CLASSIFIER.name in names:
-    # The others find theirs beside them.
-    _at_once(_first_of_each_classifier(runs), [CLASSIFIER.name], num, compiled)
-  _at_once(runs, names, num, compiled)
+  if num == 1:
+    for run in runs:
+      _go_through_folder(run.config, run.folder, names, compiled)
+    return
+  with workers.side_by_side(num) as work:
+    # What runs have in common comes before them: they find the classifier beside them.
+    firsts = _first_of_each_classifier(runs) if CLASSIFIER.name in names else []
+    shared = _tasks(firsts, [CLASSIFIER.name], compiled)
+    work(shared + (ahead.tasks(runs, names, compiled) if compiled else []))
+    work(_tasks(runs, names, compiled))
 
 
 def _first_of_each_classifier(runs):
@@ -129,16 +136,16 @@ def _first_of_each_classifier(runs):
   return list(firsts.values())
 
 
-def _at_once(runs, names, num, compiled):
-  """`num` at a time, each in a process of its own; a single one in this process."""
-  tasks = [(run.config, run.folder, names, compiled) for run in runs]
-  if min(num, len(runs)) == 1:
-    for task in tasks:
-      _go_through_folder(*task)
-    return
-  above = os.path.commonpath([run.folder.parent for run in runs])
-  titles = [os.path.relpath(run.folder, above) for run in runs]
-  workers.side_by_side(_go_through_folder, tasks, titles, min(num, len(runs)))
+def _tasks(runs, names, compiled):
+  above = os.path.commonpath([run.folder.parent for run in runs]) if runs else ""
+  return [
+    workers.Task(
+      os.path.relpath(run.folder, above),
+      _go_through_folder,
+      (run.config, run.folder, names, compiled),
+    )
+    for run in runs
+  ]
 
 
 def _go_through_folder(

@@ -11,7 +11,7 @@ from inversion_jax import config as config_lib
 from inversion_jax import inversion
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import scoring, sessions
-from inversion_jax.machine import compilation, notes, placement, processes, storage
+from inversion_jax.machine import notes, placement, processes, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say, warn
 from inversion_jax.runs import Run
@@ -72,9 +72,7 @@ def subject(run: Run) -> sessions.Subject:
 
   return sessions.Subject(
     name=NAME,
-    init_fn=compilation.jit_once(
-      lambda keys, images_BHWC: classifier.init(keys, images_BHWC)["params"]
-    ),
+    init_fn=lambda keys, images_BHWC: classifier.init(keys, images_BHWC)["params"],
     first_batch=(train_pairs.images[:NUM_INIT_IMAGES],),
     loss_fn=loss_fn,
     batch_fn=batch_fn,

@@ -12,7 +12,7 @@ from inversion_jax import config as config_lib
 from inversion_jax import inversion
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import scoring, sessions
-from inversion_jax.machine import compilation, placement
+from inversion_jax.machine import placement
 from inversion_jax.models import decoders, upward
 from inversion_jax.models.decoders import Decoder
 from inversion_jax.runs import Run
@@ -58,9 +58,7 @@ def subject(run: Run) -> sessions.Subject:
 
   return sessions.Subject(
     name=NAME,
-    init_fn=compilation.jit_once(
-      lambda keys, images_BHWC, z: decoder.init(keys, z, size)["params"]
-    ),
+    init_fn=lambda keys, images_BHWC, z: decoder.init(keys, z, size)["params"],
     first_batch=inversion.first_batch(seen),
     loss_fn=loss_fn,
     batch_fn=observed.clean(train_pairs).batch,

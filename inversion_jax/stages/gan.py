@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from inversion_jax import config as config_lib
 from inversion_jax import inversion, report
 from inversion_jax.fitting import scoring, sessions, training
-from inversion_jax.machine import compilation, locks, placement, storage
+from inversion_jax.machine import locks, placement, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
 from inversion_jax.models import gans, sampling, upward
@@ -125,7 +125,6 @@ def subject(run: Run) -> sessions.Subject:
       weights=weights,
     )
 
-  @compilation.jit_once
   def init_fn(keys, images_BHWC, z):
     noise_BE = jnp.zeros((len(images_BHWC), section.network.num_noise))
     return gan.init(keys, z, noise_BE)["params"]

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from inversion_jax import inversion
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import scoring, sessions
-from inversion_jax.machine import compilation, limits, placement
+from inversion_jax.machine import limits, placement
 from inversion_jax.machine.errors import UserError
 from inversion_jax.models import decoders, perceptual
 from inversion_jax.models.gans import Discriminator
@@ -64,7 +64,7 @@ def subject(name: str, run: Run) -> sessions.Subject:
 
   return sessions.Subject(
     name=name,
-    init_fn=compilation.jit_once(lambda keys, images_BHWC, z: model.init(keys, z, size)["params"]),
+    init_fn=lambda keys, images_BHWC, z: model.init(keys, z, size)["params"],
     first_batch=inversion.first_batch(clean),
     loss_fn=loss_fn,
     batch_fn=clean.batch,

@@ -37,18 +37,28 @@ def test_as_many_work_at_once_as_was_asked_for_and_there_is_to_do(monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be given out here")
 def test_tasks_have_their_own_processes_and_cores_and_answer_in_order():
   cores = sorted(os.sched_getaffinity(0))
-  for own in workers.side_by_side(os.sched_getaffinity, [(0,), (0,)], ["a", "b"], 2):
-    assert own <= set(cores)
-    assert 1 <= len(own) <= -(-len(cores) // 2)
-  products = workers.side_by_side(operator.mul, [(n, n) for n in range(3)], list("abc"), 1)
+  with workers.side_by_side(2) as work:
+    for own in work([workers.Task(name, os.sched_getaffinity, (0,)) for name in "ab"]):
+      assert own <= set(cores)
+      assert 1 <= len(own) <= -(-len(cores) // 2)
+  with workers.side_by_side(1) as work:
+    # One list after another, by the same processes.
+    first, *others = (work([workers.Task("a", os.getpid, ())]) for _ in range(2))
+    assert others == [first]
+    products = work([workers.Task(str(n), operator.mul, (n, n)) for n in range(3)])
   assert products == [0, 1, 4]
+
+
+def done_by_one(act, *args):
+  with workers.side_by_side(1) as work:
+    return work([workers.Task("a", act, args)])
 
 
 def test_a_sentence_of_a_task_is_that_of_all_and_a_killed_one_has_its_own():
   with pytest.raises(UserError, match="colour=3 is not one of 1, 2"):
-    workers.side_by_side(limits.check_one_of, [("colour", 3, (1, 2))], ["a"], 1)
+    done_by_one(limits.check_one_of, "colour", 3, (1, 2))
   with pytest.raises(UserError, match=r"was killed.*--jobs=1"):
-    workers.side_by_side(os._exit, [(1,)], ["a"], 1)
+    done_by_one(os._exit, 1)
 
 
 PROGRAM = """
@@ -61,7 +71,8 @@ def work():
 
 if __name__ == "__main__":
   with stopping.heeded():
-    workers.side_by_side(work, [(), ()], ["a", "b"], 2)
+    with workers.side_by_side(2) as do:
+      do([workers.Task(name, work, ()) for name in "ab"])
 """
 
 

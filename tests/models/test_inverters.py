@@ -500,6 +500,31 @@ def test_every_pixel_reads_a_vector_in_straight_lines_of_its_own(num_z):
   np.testing.assert_allclose(lines, expected.reshape(lines.shape), rtol=1e-5, atol=1e-5)
 
 
+def test_inverters_of_maps_and_of_vectors_have_one_network_if_they_are_to():
+  fields = READER | {"reader_even": True}
+  inverter, params, images, z = tiny(z_shape=(4, 4, 3), **fields)
+  _, of_vector, _, _ = tiny(z_shape=(5,), **fields)
+  chex.assert_trees_all_equal_shapes(params["network"], of_vector["network"])
+  plain, plain_params, _, _ = tiny(z_shape=(4, 4, 3), **READER)
+
+  def varied(leaf):
+    return leaf + jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)
+
+  def cut(leaf, own):
+    return leaf[tuple(map(slice, own.shape))]
+
+  # Rows of the projections that read zeros change nothing, whatever stands in them.
+  params = jax.tree.map(varied, params)
+  plain_params = jax.tree.map(cut, params, plain_params)
+  assert len(plain_params["network"]["head_context"]["kernel"]) == 5
+  assert len(params["network"]["head_context"]["kernel"]) == 7
+  found, expected = (
+    one.apply({"params": own}, images, z)
+    for one, own in ((inverter, params), (plain, plain_params))
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_map_and_the_places_are_not_read_in_straight_lines():
   _, params, _, _ = tiny(z_shape=(4, 4, 3), **READER)
   assert not any("direct" in name for name in [*params["encoder"], *params["encoder"]["place"]])

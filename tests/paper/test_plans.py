@@ -212,7 +212,11 @@ def test_runs_side_by_side_begin_once_what_they_share_is_there(monkeypatch, tmp_
 
   monkeypatch.setattr(running.stages, "check", lambda runs, names: None)
   monkeypatch.setattr(running.stages, "go_through", go_through)
-  in_turn = lambda act, tasks, names, num: [act(*task) for task in tasks]  # noqa: E731
+
+  @contextlib.contextmanager
+  def in_turn(num):
+    yield lambda tasks: [task.act(*task.args) for task in tasks]
+
   monkeypatch.setattr(running.workers, "side_by_side", in_turn)
   launch.main(["figure_5b", "--smoke", "--layers=fc3", "--jobs=2", f"--workdir={tmp_path}"])
   folders = [folder for folder, _, _ in gone_through]

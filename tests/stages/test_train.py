@@ -1,5 +1,6 @@
 """Training of a run: shared, killed, continued, refused."""
 
+import collections
 import json
 import pathlib
 import re
@@ -23,10 +24,10 @@ from run_examples import (
 from inversion_jax import config as config_lib
 from inversion_jax import stages
 from inversion_jax.fitting import costs, training
-from inversion_jax.machine import stopping, storage
+from inversion_jax.machine import compilation, stopping, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.runs import Run
-from inversion_jax.stages import classifier, decoder
+from inversion_jax.stages import ahead, classifier, decoder
 
 
 def test_a_finished_run_is_left_alone(finished, monkeypatch):
@@ -50,22 +51,58 @@ def test_runs_that_differ_in_the_layer_share_the_classifier(finished, tmp_path, 
   jax.tree.map(np.testing.assert_array_equal, mine, theirs)
 
 
-def test_runs_side_by_side_share_a_classifier_and_end_as_runs_one_after_another(
-  finished, tmp_path, capfd
+def test_runs_side_by_side_share_classifier_and_programs_and_end_as_runs_one_after_another(
+  finished, tmp_path, capfd, monkeypatch
 ):
+  # Of the processes that come; this one has its folder already.
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+  monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
   runs = [
     Run(config_lib.for_layer(finished.config, layer), tmp_path / layer)
     for layer in ("fc3", "logits")
   ]
   for run in runs:
     run.begin()
-  stages.go_through_all(runs, ("classifier", "inverter", "evaluate"), num_jobs=2)
+  compiled = tmp_path / compilation.FOLDER
+  stages.go_through_all(runs, ("classifier", "inverter", "evaluate", "sample"), 2, compiled)
   assert runs[1].notes()["classifier"]["copied_from"] == "fc3"
   nats = [storage.read_npz(run.folder / "nats.npz")["nats"] for run in (runs[0], finished)]
   # Another number of cores rounds sums otherwise.
   np.testing.assert_allclose(*nats, rtol=1e-3)
   assert (runs[1].folder / "nats.npz").exists()
-  assert "logits: classifier: copied from fc3" in capfd.readouterr().err
+  told = capfd.readouterr().err
+  assert "logits: classifier: copied from fc3" in told
+  assert "programs: step of the network of fc3, logits" in told
+  num_kept = collections.Counter(path.name.partition("-")[0] for path in compiled.glob("*-cache"))
+  for program in ("gradient_of_second", "init_network", "score_contexts", "draw_batch"):
+    assert num_kept[f"jit_{program}"] == 1, "once for both"
+  assert num_kept["jit_init_reader"] == 2, "each reads in its own way"
+  assert ahead.tasks(runs, tuple(stages.DEFAULT), compiled) == [], "they are trained"
+
+
+def test_what_layers_have_in_common_is_known_before_they_are_trained(finished, tmp_path):
+  runs = {
+    layer: Run(config_lib.for_layer(finished.config, layer), tmp_path / layer)
+    for layer in ("conv2", "fc3", "logits")
+  }
+
+  def told(layers, names=("inverter", "sample"), **changes):
+    for layer, run in runs.items():
+      with run.config.unlocked():
+        run.config.inverter.weight_decay = changes.get(layer, 0.0)
+    found = ahead.tasks([runs[layer] for layer in layers], names, tmp_path)
+    return [task.args[1:3] for task in found]
+
+  everything = "conv2, fc3, logits"
+  parts = ("step", "beginning", "samples", "score")
+  assert told(runs) == [(part, everything) for part in parts]
+  assert told(runs, ("inverter",)) == [(part, everything) for part in parts if part != "samples"]
+  # Another recipe has another step alone.
+  assert told(runs, conv2=0.1)[:2] == [("step", "fc3, logits"), ("beginning", everything)]
+  assert told(["fc3"]) == told(runs, ("classifier",)) == []
+  with runs["conv2"].config.unlocked():
+    runs["conv2"].config.inverter.network.reader_even = False
+  assert {layers for _, layers in told(runs)} == {"fc3, logits"}
 
 
 def test_layers_of_other_replicates_share_a_classifier_that_does_not_vary(finished, tmp_path):

@@ -1,0 +1,153 @@
+"""Compiles what inverters of several layers have in common, while their classifier trains.
+
+Layers differ in how h is read; the causal network behind is one. Its programs are compiled once,
+given an h that is zero, and kept in a folder from which the runs take them.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from inversion_jax import inversion
+from inversion_jax.features import sources
+from inversion_jax.features.pairs import Pairs
+from inversion_jax.fitting import sessions
+from inversion_jax.fitting.steps import Step
+from inversion_jax.inversion import AS_IT_IS, Inversion, Observed
+from inversion_jax.machine import compilation, placement, workers
+from inversion_jax.machine.progress import say
+from inversion_jax.models.inverters import Inverter
+from inversion_jax.runs import Run
+from inversion_jax.stages.basic import INVERTER, SAMPLE
+
+NAME = "programs"
+
+
+def tasks(runs: Sequence[Run], names: Sequence[str], folder: pathlib.Path) -> list[workers.Task]:
+  """What is to be compiled ahead for runs that will go through the stages of these names.
+
+  Args:
+    runs: those that are trained already, and those of no layer, are passed over.
+    names: of the stages.
+    folder: where the programs are kept.
+  """
+  if INVERTER.name not in names:
+    return []
+  pending = [run for run in runs if run.layer and not INVERTER.is_done(run)]
+  parts = [part for part in PARTS if part != DRAW or SAMPLE.name in names]
+  networks = {run: _network(run) for run in pending}
+  found = []
+  for part in parts:
+    alike = {}
+    for run, network in networks.items():
+      settings = str(run.recipe(inversion.NAME)) if part == STEP else ""
+      alike.setdefault((network, settings), []).append(run)
+    for first, *others in alike.values():
+      if others:
+        layers = dict.fromkeys(run.layer for run in (first, *others))
+        args = first.config, part, ", ".join(layers), folder
+        found.append(workers.Task(NAME, _compile, args))
+  return found
+
+
+def _network(run):
+  """All that the programs of the causal network depend on, as a text."""
+  images, network, inverter = run.images("train"), run.network(), _inverter(run)
+  _, z = inversion.shapes_of(1, images.image_shape, run.h_shape)
+  contexts = jax.eval_shape(
+    lambda z: inverter.init_with_output(
+      run.root_key, z, images.image_shape[:2], method=Inverter.contexts
+    )[0],
+    z,
+  )
+  fields = {
+    name: value
+    for name, value in dataclasses.asdict(network).items()
+    if not name.startswith("reader_")
+  }
+  batches = run.config.sample.to_dict(), run.eval_batch_size, run.recipe(inversion.NAME).batch_size
+  return str((contexts, images.image_shape, images.num_levels, fields, batches))
+
+
+def _inverter(run) -> Inverter:
+  images = run.images("train")
+  return run.network().inverter(images.num_levels, images.image_shape[-1])
+
+
+def _compile(config: ConfigDict, part: str, layers: str, folder: pathlib.Path):
+  say("%s of the network of %s", part, layers)
+  with compilation.kept_in(folder):
+    PARTS[part](Run(config, folder))
+
+
+def _pairs(run, split) -> Pairs:
+  """The images with an h that is zero, since the classifier is not trained yet."""
+  images = run.images(split)
+  # Not in memory: a view of one number.
+  h = np.broadcast_to(np.float32(0), (images.index.max() + 1, *run.h_shape))
+  return dataclasses.replace(images, features=sources.Stored(h, run.layer))
+
+
+def _subject(run) -> sessions.Subject:
+  return inversion.subject(
+    _pairs(run, "train"),
+    _pairs(run, "validation"),
+    run.network(),
+    observed=Observed(None, run.channel),
+    batch_size=run.eval_batch_size,
+    codelength=False,
+  )
+
+
+def _begin(run):
+  sessions.initial_state(_subject(run), run.recipe(inversion.NAME), run.root_key)
+
+
+def _step(run):
+  learnt, recipe = _subject(run), run.recipe(inversion.NAME)
+  step = Step(learnt.loss_fn, recipe, run.root_key, learnt.unit)
+  batch = learnt.batch_fn(np.arange(recipe.batch_size))
+  step.memory_bytes(sessions.state_shape(learnt, recipe), batch)
+
+
+def _score(run):
+  _model(run).nats(_pairs(run, "validation").rows(np.arange(1)))
+
+
+def _draw(run):
+  section, test = run.config.sample, _pairs(run, "test")
+  num = min(section.batch_size, min(section.num_images, len(test)) * section.num_samples)
+  settings = {"sampler": section.sampler, "num_given_rows": section.num_given_rows}
+  rows_M = np.zeros(num, int)
+  _model(run).draw_rows(test, rows_M, np.arange(num), batch_size=num, **settings)
+
+
+def _model(run) -> Inversion:
+  """One whose parameters are zero."""
+  images, inverter = run.images("train"), _inverter(run)
+  shapes = inversion.param_shapes(inverter, images.image_shape, run.h_shape)
+  zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+  params = placement.put(zeros, placement.data_parallel()[1])
+  return Inversion(
+    inverter=inverter,
+    params=params,
+    live_params=params,
+    observed=AS_IT_IS,
+    layer=run.layer,
+    image_shape=images.image_shape,
+    num_levels=images.num_levels,
+    h_shape=run.h_shape,
+    seed=0,
+    note={},
+    recipe=run.recipe(inversion.NAME),
+    batch_size=run.eval_batch_size,
+  )
+
+
+BEGINNING, STEP, SCORE, DRAW = "beginning", "step", "score", "samples"
+# The longest first.
+PARTS = {STEP: _step, BEGINNING: _begin, DRAW: _draw, SCORE: _score}
