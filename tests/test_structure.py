@@ -42,7 +42,14 @@ LADDER = [
   *("models.contexts", "models.inverters", "models.widening", "models.decoders", "models.gans"),
   "models.perceptual",
   *("models.optimisation", "models.sampling"),
-  *("fitting.costs", "fitting.scoring", "fitting.training", "fitting.steps"),
+  *(
+    "fitting.costs",
+    "fitting.scoring",
+    "fitting.training",
+    "fitting.chains",
+    "fitting.descents",
+    "fitting.steps",
+  ),
   "fitting.first_pass",
   "fitting.sessions",
   *(

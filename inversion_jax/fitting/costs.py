@@ -1,10 +1,11 @@
 """What a training step costs before it is paid: operations, bytes."""
 
+import concurrent.futures
 import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,29 @@ def program_bytes(executable: Compiled) -> int:
   usage = executable.memory_analysis()
   sizes = usage.argument_size_in_bytes, usage.output_size_in_bytes, usage.temp_size_in_bytes
   return sum(sizes) - usage.alias_size_in_bytes
+
+
+def held_bytes(tree: Any) -> int:
+  """Memory of arrays, or of their shapes, on each device that they lie on."""
+
+  def of_leaf(leaf):
+    sharding = getattr(leaf, "sharding", None)
+    shape = sharding.shard_shape(leaf.shape) if sharding else leaf.shape
+    return math.prod(shape) * leaf.dtype.itemsize
+
+  return sum(map(of_leaf, jax.tree.leaves(tree)))
+
+
+class Compiling(NamedTuple):
+  """A program on its way, and the bytes that lie beside it while it runs."""
+
+  future: concurrent.futures.Future
+  num_beside: int
+
+  @property
+  def num_bytes(self) -> int:
+    """Memory of both on each device, once it is compiled."""
+    return program_bytes(self.future.result()) + self.num_beside
 
 
 def device_bytes() -> int:

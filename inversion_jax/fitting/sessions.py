@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from inversion_jax.data import batches
-from inversion_jax.fitting import costs, steps, training
+from inversion_jax.fitting import chains, costs, steps, training
 from inversion_jax.fitting.first_pass import Recorder, Scored
 from inversion_jax.fitting.training import Recipe, TrainState
 from inversion_jax.information.codelength import FirstPass
@@ -66,7 +66,7 @@ class Subject:
   @functools.cached_property
   def compiled_init(self) -> Callable[..., Any]:
     """`init_fn`, compiled."""
-    return steps.compiled_init(self.init_fn)
+    return chains.compiled_init(self.init_fn)
 
 
 class Trained(NamedTuple):

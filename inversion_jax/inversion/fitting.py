@@ -13,7 +13,7 @@ import numpy as np
 from inversion_jax.features import checks
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import sessions
-from inversion_jax.fitting.steps import Chain
+from inversion_jax.fitting.chains import Chain
 from inversion_jax.fitting.training import Recipe, TrainState
 from inversion_jax.inversion import first_pass, folders
 from inversion_jax.inversion.folders import NAME

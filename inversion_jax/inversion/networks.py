@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from inversion_jax.fitting import costs
-from inversion_jax.fitting.steps import ChainInit
+from inversion_jax.fitting.chains import ChainInit
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.machine import limits
 from inversion_jax.models import contexts, inverters, likelihoods, pixelcnn, upward

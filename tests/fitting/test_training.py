@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from inversion_jax.fitting import training
-from inversion_jax.fitting.steps import Chain, Step
+from inversion_jax.fitting.chains import Chain
+from inversion_jax.fitting.steps import Step
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.machine import placement
 from inversion_jax.machine.errors import UserError

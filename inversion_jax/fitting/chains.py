@@ -1,0 +1,71 @@
+"""Models that are two, one after the other, each with programs of its own.
+
+Models that have one of the two in common share its programs, which compile once.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array
+
+from inversion_jax.machine import compilation
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+  """A loss whose model is two, one after the other; also a loss as any other.
+
+  Each has its own programs, which models that have it in common share.
+
+  Attributes:
+    names: under which the parameters of both stand; a model without parameters stands nowhere.
+    first: `first(params, batch, key)` gives what the second reads.
+    second: `second(params, given, batch, key)` gives the mean loss of the batch, and metrics.
+  """
+
+  names: tuple[str, str]
+  first: Callable[[Any, Any, Array], Any]
+  second: Callable[[Any, Any, Any, Array], tuple[Array, dict[str, Array]]]
+
+  def __call__(self, params: Any, batch: Any, key: Array) -> tuple[Array, dict[str, Array]]:
+    """The mean loss of the batch, and metrics."""
+    first, second = self.params_of(params)
+    return self.second(second, self.first(first, batch, key), batch, key)
+
+  def params_of(self, params: Any) -> tuple[Any, Any]:
+    """Those of both models."""
+    first, second = (params.get(name, {}) for name in self.names)
+    return first, second
+
+
+class ChainInit(NamedTuple):
+  """How both models of a `Chain` begin, in Linen's terms; also a function as any other.
+
+  Attributes:
+    first: `first(keys, *batch)` gives what the second reads, and the variables of the first.
+    second: `second(keys, given, *batch)` gives the variables of the second.
+  """
+
+  first: Callable
+  second: Callable
+
+  def __call__(self, keys: dict[str, Array], *batch: Any) -> dict:
+    """The parameters of both, under their names."""
+    given, variables = self.first(keys, *batch)
+    # A model may have no parameters.
+    return variables.get("params", {}) | self.second(keys, given, *batch)["params"]
+
+  def eval_shape(self, keys: dict[str, Array], *batch: Any) -> dict:
+    """Their shapes, of one that is compiled."""
+    return ChainInit(self.first.eval_shape, self.second.eval_shape)(keys, *batch)
+
+
+def compiled_init(init_fn: Callable) -> Callable:
+  """`init_fn`, compiled; a `ChainInit` as two programs.
+
+  Its `eval_shape` traces what a call then finds traced.
+  """
+  if isinstance(init_fn, ChainInit):
+    return ChainInit(*map(compilation.jit_once, init_fn))
+  return compilation.jit_once(init_fn)
