@@ -98,8 +98,8 @@ class Descent:
 
   def compile(
     self, pool: concurrent.futures.Executor, state: TrainState, told: tuple, grads: Any
-  ) -> list[Compiling]:
-    """Its programs, which `pool` compiles; arguments, or their shapes, as of a call."""
+  ) -> list:
+    """Its programs as `costs.Compiling`, which `pool` does; arguments as of a call, or shapes."""
     _, rest, parts = self._parts(state, grads)
     num_all = held_bytes((state, grads))
     return [
