@@ -208,22 +208,34 @@ class Inversion:
     Every batch is full, whatever the number of rows, so that calls share a program.
     """
     batch_size = placement.rounded_up(batch_size)
-    draw = self._draw_fn(of, sampler, num_given_rows)
+    program, arguments_fn = self._draw_program(of, sampler, num_given_rows)
     drawn = []
     with track("sample", len(rows_M), unit="image") as shown:
       for start in range(0, len(rows_M), batch_size):
         levels_BHWC = parts.load(start) if parts else None
         if levels_BHWC is None:
           picked_B = np.minimum(np.arange(start, start + batch_size), len(rows_M) - 1)
-          levels_BHWC = draw(rows_M[picked_B], sample_M[picked_B])
+          arguments = arguments_fn(rows_M[picked_B], sample_M[picked_B])
+          levels_BHWC = np.asarray(program(*arguments), np.uint8)
           if parts:
             parts.save(start, levels_BHWC)
         drawn.append(levels_BHWC[: len(rows_M) - start])
         shown.update(len(drawn[-1]))
     return np.concatenate(drawn)
 
-  def _draw_fn(self, of, sampler, num_given_rows):
-    """`draw(rows_B, sample_B)` -> uint8 levels of one sample for each of these pairs."""
+  def compile_draw(
+    self, of: Pairs, *, sampler: str = "auto", batch_size: int = 80, num_given_rows: int = 0
+  ):
+    """Compiles what `draw` and `draw_rows` run, for a folder of compiled programs to keep."""
+    program, arguments_fn = self._draw_program(of, sampler, num_given_rows)
+    rows_B = np.zeros(placement.rounded_up(batch_size), int)
+    program.lower(*arguments_fn(rows_B, rows_B)).compile()
+
+  def _draw_program(self, of, sampler, num_given_rows):
+    """A compiled program, and `arguments_fn(rows_B, sample_B)`, what it is given to draw these.
+
+    It draws one sample for each of these pairs, as levels.
+    """
     root_key, size = jax.random.key(self.seed), self.image_shape[:2]
     seen = self.observed.scored(of, root_key)
     sample_key = training.key_for(root_key, "sample")
@@ -247,16 +259,15 @@ class Inversion:
     replicated = placement.data_parallel()[1]
     draw_batch = compilation.jit_sampler(draw_batch, out_shardings=replicated)
 
-    def draw(rows_B, sample_B):
+    def arguments_fn(rows_B, sample_B):
       batch = seen.batch(rows_B)
       index_B, sample_B = placement.put_batch((of.index[rows_B], sample_B))
       # The key is an argument, so that models of other seeds have the same program.
       state = network, sample_key
       contexts = read(reader, batch["h"], index_B)
-      drawn = draw_batch(state, contexts, batch["image"], index_B, sample_B)
-      return np.asarray(drawn, np.uint8)
+      return state, contexts, batch["image"], index_B, sample_B
 
-    return draw
+    return draw_batch, arguments_fn
 
   def save(self, folder: str | pathlib.Path, *, result: Result | None = None, about: str = ""):
     """Leaves the model for others: `config.json`, `model.safetensors`, and a card, `README.md`.

@@ -22,6 +22,7 @@ from inversion_jax.machine import compilation, placement, workers
 from inversion_jax.machine.progress import say
 from inversion_jax.models.inverters import Inverter
 from inversion_jax.runs import Run
+from inversion_jax.stages import inverter
 from inversion_jax.stages.basic import INVERTER, SAMPLE
 
 NAME = "programs"
@@ -56,10 +57,10 @@ def tasks(runs: Sequence[Run], names: Sequence[str], folder: pathlib.Path) -> li
 
 def _network(run):
   """All that the programs of the causal network depend on, as a text."""
-  images, network, inverter = run.images("train"), run.network(), _inverter(run)
+  images, network, module = run.images("train"), run.network(), inverter.module(run)
   _, z = inversion.shapes_of(1, images.image_shape, run.h_shape)
   contexts = jax.eval_shape(
-    lambda z: inverter.init_with_output(
+    lambda z: module.init_with_output(
       run.root_key, z, images.image_shape[:2], method=Inverter.contexts
     )[0],
     z,
@@ -71,11 +72,6 @@ def _network(run):
   }
   batches = run.config.sample.to_dict(), run.eval_batch_size, run.recipe(inversion.NAME).batch_size
   return str((contexts, images.image_shape, images.num_levels, fields, batches))
-
-
-def _inverter(run) -> Inverter:
-  images = run.images("train")
-  return run.network().inverter(images.num_levels, images.image_shape[-1])
 
 
 def _compile(config: ConfigDict, part: str, layers: str, folder: pathlib.Path):
@@ -122,18 +118,16 @@ def _draw(run):
   section, test = run.config.sample, _pairs(run, "test")
   num = min(section.batch_size, min(section.num_images, len(test)) * section.num_samples)
   settings = {"sampler": section.sampler, "num_given_rows": section.num_given_rows}
-  rows_M = np.zeros(num, int)
-  _model(run).draw_rows(test, rows_M, np.arange(num), batch_size=num, **settings)
+  _model(run).compile_draw(test, batch_size=num, **settings)
 
 
 def _model(run) -> Inversion:
   """One whose parameters are zero."""
-  images, inverter = run.images("train"), _inverter(run)
-  shapes = inversion.param_shapes(inverter, images.image_shape, run.h_shape)
+  images, shapes = run.images("train"), inverter.param_shapes(run)
   zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
   params = placement.put(zeros, placement.data_parallel()[1])
   return Inversion(
-    inverter=inverter,
+    inverter=inverter.module(run),
     params=params,
     live_params=params,
     observed=AS_IT_IS,

@@ -7,6 +7,7 @@ from inversion_jax import config as config_lib
 from inversion_jax import inversion
 from inversion_jax.machine import storage
 from inversion_jax.machine.errors import UserError
+from inversion_jax.models.inverters import Inverter
 from inversion_jax.runs import Run
 from inversion_jax.stages import decoder
 
@@ -19,10 +20,16 @@ def check(run: Run):
   run.check_batch_size(NAME, len(images))
   with config_lib.named(config_lib.inverter_field):
     network.check_images(images.image_shape)
-    network.inverter(images.num_levels, images.image_shape[-1])
+    module(run)
   marginal = _marginal(run)
   if marginal:
     marginal.finished(NAME)
+
+
+def module(run: Run) -> Inverter:
+  """The inverter, without its parameters."""
+  images = run.images("train")
+  return run.network().inverter(images.num_levels, images.image_shape[-1])
 
 
 def begins_with_decoder(run: Run) -> bool:
@@ -32,9 +39,7 @@ def begins_with_decoder(run: Run) -> bool:
 
 def param_shapes(run: Run) -> Any:
   """Shapes and types of its parameters; nothing is computed."""
-  images = run.images("train")
-  inverter = run.network().inverter(images.num_levels, images.image_shape[-1])
-  return inversion.param_shapes(inverter, images.image_shape, run.h_shape)
+  return inversion.param_shapes(module(run), run.images("train").image_shape, run.h_shape)
 
 
 def train(run: Run):
