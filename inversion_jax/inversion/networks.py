@@ -68,8 +68,10 @@ class Network:
   dtype: str = "float32"
 
   def __post_init__(self):
-    limits.check_fields(self, COUNTS, limits.ABOVE_ZERO)
-    limits.check_fields(self, ("reader_places", "reader_direct"), limits.NOT_NEGATIVE)
+    limits.check_fields(self, COUNTS, limits.ABOVE_ZERO, limits.check_integer)
+    lines = ("reader_places", "reader_direct")
+    limits.check_fields(self, lines, limits.NOT_NEGATIVE, limits.check_integer)
+    limits.check_one_of("reader_even", self.reader_even, (False, True))
     limits.check_fields(self, RATES, limits.FRACTION)
     limits.check_number("min_log_scale", self.min_log_scale, LOG_SCALES)
     limits.check_one_of("architecture", self.architecture, inverters.ARCHITECTURES)

@@ -105,8 +105,14 @@ class Checkpoints:
     return max(self._values, default=None)
 
   def best(self) -> tuple[int, float]:
-    """The step with the best value, and that value; of equals the newest, as Orbax keeps them."""
+    """The step with the best value, and that value; of equals the newest, as Orbax keeps them.
+
+    Raises:
+      UserError: none has a value, since those that had one are gone.
+    """
     values = {step: value for step, value in self._values.items() if value is not None}
+    if not values:
+      raise UserError(f"{self.folder} holds no state that was validated; delete it to begin again.")
     step = max(values, key=lambda step: (self._sign * values[step], step))
     return step, values[step]
 

@@ -55,10 +55,10 @@ def check_integer(name: str, value: Any, limit: Limit):
     raise UserError(f"{name}={value} must be a whole number.")
 
 
-def check_fields(record: Any, names: Iterable[str], limit: Limit):
-  """`check_number` of some attributes of `record`."""
+def check_fields(record: Any, names: Iterable[str], limit: Limit, check: Callable = check_number):
+  """`check_number`, or another check, of some attributes of `record`."""
   for name in names:
-    check_number(name, getattr(record, name), limit)
+    check(name, getattr(record, name), limit)
 
 
 def check_one_of(name: str, value: Any, admitted: Iterable[Any]):

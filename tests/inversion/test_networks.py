@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import pytest
 
@@ -44,3 +45,18 @@ def test_a_folder_that_is_older_than_the_reader_has_its_defaults():
 def test_fields_of_a_network_have_limits(field, value, words):
   with pytest.raises(UserError, match=words):
     Network(**{field: value})
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "words"),
+  [
+    ("num_filters", 4.5, "num_filters=4.5 must be a whole number"),
+    ("reader_places", 0.5, "reader_places=0.5 must be a whole number"),
+    ("reader_even", 3, "reader_even=3 is not one of False, True"),
+  ],
+)
+def test_a_value_of_another_type_is_a_sentence(field, value, words):
+  # Tests check types before; outside of them the fields are looked at alone.
+  fields = types.SimpleNamespace(**dataclasses.asdict(Network()) | {field: value})
+  with pytest.raises(UserError, match=words):
+    Network.__post_init__(fields)

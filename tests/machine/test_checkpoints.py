@@ -122,6 +122,15 @@ def test_a_state_that_nobody_has_judged_is_the_newest_and_not_the_best(tmp_path)
     assert kept.best() == (1, 3.0)
 
 
+def test_states_of_which_none_was_judged_have_no_best_and_say_so(tmp_path):
+  save_all(tmp_path, {3: None})
+  with (
+    Checkpoints(tmp_path, "min") as kept,
+    pytest.raises(UserError, match=f"{tmp_path} holds no state that was validated; delete it"),
+  ):
+    kept.best()
+
+
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
   save_all(tmp_path, {1: 3.0})
   half = tmp_path / "2.orbax-checkpoint-tmp"
