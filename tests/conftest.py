@@ -9,6 +9,9 @@ import tempfile
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The programs are small and run a few times: most of the tests' time would go into optimising them.
+# Runs of the README and cells of the site, and tests with `as_users_compile`, are optimised.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   # Many tests run the same small programs, in several processes, which inherit this.
   os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="inversion_jax_compiled_")
@@ -24,6 +27,18 @@ REAL_DATA_DIRS = [
   pathlib.Path(os.environ.get("TFDS_DATA_DIR", REPOSITORY)),
   REPOSITORY.parent / "shared" / "tfds",
 ]
+
+
+@pytest.fixture
+def as_users_compile():
+  """Programs of the test are optimised as they are elsewhere."""
+  import jax
+
+  name = "jax_disable_most_optimizations"
+  was_disabled = jax.config.values[name]
+  jax.config.update(name, False)
+  yield
+  jax.config.update(name, was_disabled)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,11 @@
-"""Fields of a small model that several tests build."""
+"""Fields of a small model that several tests build, and how they run it."""
+
+import functools
+
+from inversion_jax.machine import compilation
+
+# As a step of training is compiled; what it is given lives on.
+compiled = functools.partial(compilation.jit_step, donate=())
 
 # The default reader of h, as small as it has all its parts.
 READER = {

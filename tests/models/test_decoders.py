@@ -2,9 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_examples import compiled
 
 from inversion_jax.fitting import training
 from inversion_jax.fitting.steps import Step
+from inversion_jax.machine import compilation
 from inversion_jax.machine.errors import UserError
 from inversion_jax.models import decoders
 from inversion_jax.models.decoders import Decoder
@@ -42,8 +44,9 @@ def test_a_cell_is_decoded_where_it_was_computed():
   other = z.copy()
   other[0, 3, 7] += 1.0
   decoder = Decoder(1, num_filters=4, num_scales=2)
-  params = decoder.init(KEY, z, (28, 28))
-  before, after = (decoder.apply(params, array, (28, 28)) for array in (z, other))
+  params = compilation.jit_once(lambda: decoder.init(KEY, z, (28, 28)))()
+  apply = compiled(lambda z: decoder.apply(params, z, (28, 28)))
+  before, after = apply(z), apply(other)
   rows, columns = np.nonzero((np.asarray(before) != np.asarray(after))[0, ..., 0])
   assert (rows.min() + rows.max()) / 2 == 2 * 3 + 2.5
   assert (columns.min() + columns.max()) / 2 == 2 * 7 + 2.5
@@ -59,11 +62,12 @@ def trained(decoder, levels, z, num_levels, **fields):
     return decoders.squared_error(images, levels, num_levels).mean(), {}
 
   recipe = training.Recipe(decay="cosine", ema_decay=0.0, **fields)
-  state = training.initial_state(decoder.init(KEY, z, size)["params"], recipe.optimizer())
+  init = compilation.jit_once(lambda: decoder.init(KEY, z, size))
+  state = training.initial_state(init()["params"], recipe.optimizer())
   step = Step(loss_fn, recipe, KEY, decoders.MSE)
   for _ in range(recipe.num_steps):
     state, metrics = step(state, None)
-  images = decoder.apply({"params": state.params}, z, size)
+  images = compiled(lambda params: decoder.apply({"params": params}, z, size))(state.params)
   return images, float(metrics["train_mse_per_sub_pixel"])
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from model_examples import compiled
 
 from inversion_jax.machine import compilation
 from inversion_jax.models import gated
@@ -26,7 +27,7 @@ def test_a_vector_shifts_every_pixel_alike_and_a_map_each_by_its_own():
   assert {name for name in params["params"] if name.endswith("_context")} == {
     *("vertical0_context", "horizontal0_context", "horizontal1_context"),
   }
-  apply = jax.jit(network.apply)
+  apply = compiled(network.apply)
   everywhere = jnp.broadcast_to(vector[:, None, None], (2, 4, 5, 6))
   of_vector = apply(params, unit, (vector,))
   np.testing.assert_allclose(apply(params, unit, (everywhere,)), of_vector, atol=1e-5)

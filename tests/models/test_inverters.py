@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from model_examples import READER
+from model_examples import READER, compiled
 
 from inversion_jax.machine import compilation
 from inversion_jax.machine.errors import UserError
@@ -56,7 +56,19 @@ def head_fn(inverter, params, z, size):
     contexts = inverter.apply({"params": params}, z, size, method="contexts")
     return inverter.apply({"params": params}, levels, contexts, method="head")
 
-  return jax.jit(head)
+  return compiled(head)
+
+
+def nats_of(inverter, params, images, z=None):
+  """The network's log-probabilities."""
+  return compiled(inverter.apply)({"params": params}, images, z)
+
+
+def contexts_of(inverter, params, z, size):
+  """What the network is given of h at its finest scale."""
+  return compiled(lambda params, z: inverter.apply({"params": params}, z, size, method="contexts"))(
+    params, z
+  )[0]
 
 
 def causality(size, num_colours, z_shape, num_levels=5, num_pixels=None, **fields):
@@ -91,6 +103,7 @@ def causality(size, num_colours, z_shape, num_levels=5, num_pixels=None, **field
 
 @pytest.mark.parametrize("z_shape", REPRESENTATIONS.values(), ids=REPRESENTATIONS)
 @pytest.mark.parametrize(("size", "num_colours"), [(8, 3), (28, 1), (32, 3), (40, 1)])
+@pytest.mark.usefixtures("as_users_compile")
 def test_every_head_depends_on_the_past_alone_and_on_the_past(size, num_colours, z_shape):
   future_irrelevant, past_irrelevant = causality(size, num_colours, z_shape)
   assert future_irrelevant.all()
@@ -173,7 +186,7 @@ def test_all_images_together_have_probability_one(size, z_shape, fields):
   inverter, params, _, z = tiny(num_levels=3, size=size, z_shape=z_shape, **fields)
   images = jnp.array(list(itertools.product(range(3), repeat=4))).reshape(-1, *size, 1)
   z = None if z is None else jnp.broadcast_to(z[:1], (len(images), *z.shape[1:]))
-  nats = inverter.apply({"params": params}, images, z).sum((1, 2))
+  nats = nats_of(inverter, params, images, z).sum((1, 2))
   assert jnp.exp(nats).sum() == pytest.approx(1.0, abs=1e-4)
 
 
@@ -181,7 +194,7 @@ def test_all_images_together_have_probability_one(size, z_shape, fields):
 def test_all_colour_images_together_have_probability_one(likelihood):
   inverter, params, _, _ = tiny(num_colours=3, num_levels=2, size=(1, 3), likelihood=likelihood)
   images = jnp.array(list(itertools.product(range(2), repeat=9))).reshape(-1, 1, 3, 3)
-  nats = inverter.apply({"params": params}, images).sum((1, 2))
+  nats = nats_of(inverter, params, images).sum((1, 2))
   assert jnp.exp(nats).sum() == pytest.approx(1.0, abs=1e-4)
 
 
@@ -193,7 +206,7 @@ def first_pixel_sees(z_shape, **fields):
     contexts = inverter.apply({"params": params}, z, (16, 16), method="contexts")
     return inverter.apply({"params": params}, images, contexts, method="head")[:, 0, 0].sum()
 
-  return np.abs(jax.jit(jax.grad(first))(z)).sum((0, 3)) > 0
+  return np.abs(compiled(jax.grad(first))(z)).sum((0, 3)) > 0
 
 
 def test_the_encoder_shows_the_whole_map_to_the_first_pixel_and_the_projection_a_corner():
@@ -212,8 +225,8 @@ def test_the_first_pixel_reads_what_lies_ahead_of_it_but_not_what_lies_far_from_
 
 def test_a_vector_reaches_every_pixel():
   inverter, params, images, z = tiny(z_shape=(5,))
-  expected = inverter.apply({"params": params}, images, z)
-  changed = inverter.apply({"params": params}, images, z + 1.0)
+  expected = nats_of(inverter, params, images, z)
+  changed = nats_of(inverter, params, images, z + 1.0)
   assert (expected != changed).all()
 
 
@@ -283,7 +296,8 @@ def test_a_block_is_the_gated_residual_of_the_reference(has_skip):
 def test_padding_differs_from_mid_grey():
   inverter, params, _, _ = tiny(num_levels=3, size=(4, 4))
   grey = jnp.ones((1, 4, 4, 1), jnp.int32)
-  grads = jax.grad(lambda p: inverter.apply({"params": p}, grey, None, method="head").sum())(params)
+  head = functools.partial(inverter.apply, method="head")
+  grads = compiled(jax.grad(lambda p: head({"params": p}, grey, None).sum()))(params)
   # Mid-grey is zero, as padding is: the entries could not see the image's border in it.
   assert np.abs(grads["network"]["upper_entry"]["direction"]).max() > 0
 
@@ -293,7 +307,8 @@ def test_dropout_acts_in_training_alone_and_follows_its_key():
 
   def nats(key, train=True):
     rngs = {"dropout": jax.random.key(key)}
-    return inverter.apply({"params": params}, images, z, train=train, rngs=rngs)
+    apply = functools.partial(inverter.apply, train=train)
+    return compiled(apply)({"params": params}, images, z, rngs=rngs)
 
   np.testing.assert_array_equal(nats(0), nats(0))
   assert not np.allclose(nats(0), nats(1))
@@ -302,11 +317,11 @@ def test_dropout_acts_in_training_alone_and_follows_its_key():
 
 def test_bfloat16_activations_keep_float32_parameters_and_likelihood():
   inverter, params, images, z = tiny(z_shape=(3, 3, 4), dtype=jnp.bfloat16)
-  nats = inverter.apply({"params": params}, images, z)
+  nats = nats_of(inverter, params, images, z)
   assert nats.dtype == jnp.float32
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
   reference = Inverter(inverter.likelihood, num_filters=4, num_blocks=1)
-  exact = reference.apply({"params": params}, images, z)
+  exact = nats_of(reference, params, images, z)
   np.testing.assert_allclose(nats.sum((1, 2)), exact.sum((1, 2)), rtol=0.02)
   assert not np.array_equal(nats, exact)
 
@@ -318,7 +333,7 @@ def test_bfloat16_activations_keep_float32_parameters_and_likelihood():
 )
 def test_gradients_reach_every_parameter_and_are_finite(fields):
   inverter, params, images, z = tiny(3, z_shape=(3, 3, 4), num_levels=256, **fields)
-  grads = jax.jit(jax.grad(lambda p: inverter.apply({"params": p}, images, z).sum()))(params)
+  grads = compiled(jax.grad(lambda p: inverter.apply({"params": p}, images, z).sum()))(params)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     assert np.isfinite(grad).all(), path
     assert np.abs(grad).max() > 0, path
@@ -427,10 +442,10 @@ def test_an_amortised_inverter_starts_as_the_unconditional_model(
   inverter, params, _, z = tiny(z_shape=REPRESENTATIONS[kind], num_scales=num_scales, **fields)
   started = amortised(params, marginal_params)
   assert jax.tree.structure(started) == jax.tree.structure(params)
-  expected = marginal.apply({"params": marginal_params}, images)
-  np.testing.assert_allclose(inverter.apply({"params": started}, images, z), expected, atol=1e-5)
+  expected = nats_of(marginal, marginal_params, images)
+  np.testing.assert_allclose(nats_of(inverter, started, images, z), expected, atol=1e-5)
   # And h can come in: the gradient of its projections is not zero.
-  grads = jax.grad(lambda p: inverter.apply({"params": p}, images, z).sum())(started)
+  grads = compiled(jax.grad(lambda p: inverter.apply({"params": p}, images, z).sum()))(started)
   assert any(
     float(jnp.abs(leaf).max()) > 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
@@ -445,6 +460,7 @@ def test_only_a_network_of_the_same_shape_is_a_start():
     amortised(params, marginal_params)
 
 
+@pytest.mark.usefixtures("as_users_compile")
 @pytest.mark.parametrize("kind", READ)
 def test_an_inverter_with_a_reader_begins_exactly_as_the_unconditional_model(kind):
   inverter, _, images, z = tiny(z_shape=READ[kind], num_scales=1, **READER)
@@ -474,7 +490,7 @@ def test_a_reader_that_begins_from_a_decoder_has_its_features(kind):
   started = from_decoder(params, decoder_params)
   assert jax.tree.structure(started) == jax.tree.structure(params)
   chex.assert_trees_all_equal(started["network"], params["network"])
-  finest, *_ = inverter.apply({"params": started}, z, (10, 10), method="contexts")
+  finest = contexts_of(inverter, started, z, (10, 10))
   # Places come before what is made of h, lines after it.
   num_features = decoder_params["image"]["kernel"].shape[2]
   finest = finest[..., READER["reader_places"] :][..., :num_features]
@@ -488,7 +504,7 @@ def test_a_reader_that_begins_from_a_decoder_has_its_features(kind):
 @pytest.mark.parametrize("num_z", [5, 9], ids=["narrow", "wider than the hidden layer"])
 def test_every_pixel_reads_a_vector_in_straight_lines_of_its_own(num_z):
   inverter, params, _, z = tiny(z_shape=(num_z,), size=(10, 7), **READER)
-  finest, *_ = inverter.apply({"params": params}, z, (10, 7), method="contexts")
+  finest = contexts_of(inverter, params, z, (10, 7))
   lines = finest[:, :10, :7, -READER["reader_direct"] :]
   layers_of = params["encoder"]
   x = upward.squashed(z)
@@ -518,8 +534,8 @@ def test_inverters_of_maps_and_of_vectors_have_one_network_if_they_are_to():
   plain_params = jax.tree.map(cut, params, plain_params)
   plain_rows, rows = (len(of["network"]["head_context"]["kernel"]) for of in (plain_params, params))
   assert rows == plain_rows + fields["reader_direct"]
-  found = inverter.apply({"params": params}, images, z)
-  expected = plain.apply({"params": plain_params}, images, z)
+  found = nats_of(inverter, params, images, z)
+  expected = nats_of(plain, plain_params, images, z)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -548,7 +564,8 @@ def test_dropout_of_the_reader_acts_in_training_alone():
 
   def nats(key, train=True):
     rngs = {"dropout": jax.random.key(key)}
-    return inverter.apply({"params": params}, images, z, train=train, rngs=rngs)
+    apply = functools.partial(inverter.apply, train=train)
+    return compiled(apply)({"params": params}, images, z, rngs=rngs)
 
   np.testing.assert_array_equal(nats(0), nats(0))
   assert not np.allclose(nats(0), nats(1))
@@ -562,9 +579,7 @@ def test_the_linear_path_moves_its_features_of_each_pixel_by_what_was_read_there
     num_colours, z_shape=(3, 3, 4), size=(6, 6), num_levels=256, **READER
   )
   contexts = inverter.apply({"params": params}, z, (6, 6), method="contexts")
-
-  def head(params):
-    return inverter.apply({"params": params}, images, contexts, method="head")
+  head = compiled(lambda p: inverter.apply({"params": p}, images, contexts, method="head"))
 
   kernel = params["network"].pop(pixelcnn.HEAD_CONTEXT)["kernel"]
   without = {pixelcnn.HEAD_CONTEXT: {"kernel": jnp.zeros_like(kernel)}}
@@ -587,7 +602,7 @@ def gradient_and_kept_bytes(remat, **fields):
     return -inverter.apply({"params": params}, images, z, train=True, rngs=rngs).mean()
 
   kept = jax.eval_shape(lambda params: jax.vjp(nats, params)[1], params)
-  return jax.jit(jax.grad(nats))(params), sum(leaf.size for leaf in jax.tree.leaves(kept))
+  return compiled(jax.grad(nats))(params), sum(leaf.size for leaf in jax.tree.leaves(kept))
 
 
 def test_rematerialisation_keeps_less_for_the_same_gradient():
@@ -632,7 +647,8 @@ def test_wider_inside_is_the_same_function_with_the_same_gradient(representation
   def nats(params, multiple):
     return -widened_log_prob(inverter, params, images, z, multiple=multiple).sum((1, 2))
 
-  gradient = jax.jit(jax.value_and_grad(lambda *args: nats(*args).mean()), static_argnums=1)
+  def gradient(params, multiple):
+    return compiled(jax.value_and_grad(lambda params: nats(params, multiple).mean()))(params)
 
   # Small parameters: with large ones, a change of 1e-7 in them moves the gradient as far as this.
   params = jax.tree.map(lambda leaf: 0.2 * leaf, params)
