@@ -1,6 +1,7 @@
 """Tests run on the CPU, whatever the machine has; real data are used where they are found."""
 
 import atexit
+import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -8,10 +9,16 @@ import tempfile
 
 import pytest
 
+EMITTERS = "xla_cpu_use_fusion_emitters"
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The programs are small and run a few times: most of the tests' time would go into optimising them.
 # Runs of the README and cells of the site, and tests with `as_users_compile`, are optimised.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+  # The emitters before these take a third of the time where nothing is optimised; later versions
+  # have no others.
+  os.environ.setdefault("XLA_FLAGS", f"--{EMITTERS}=false")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   # Many tests run the same small programs, in several processes, which inherit this.
   os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="inversion_jax_compiled_")
@@ -30,11 +37,14 @@ REAL_DATA_DIRS = [
 
 
 @pytest.fixture
-def as_users_compile():
-  """Programs of the test are optimised as they are elsewhere."""
+def as_users_compile(monkeypatch):
+  """Our programs are compiled in the test as they are elsewhere."""
   import jax
 
-  name = "jax_disable_most_optimizations"
+  from inversion_jax.machine import compilation
+
+  on_cpu, name = compilation._on_cpu, "jax_disable_most_optimizations"
+  monkeypatch.setattr(compilation, "_on_cpu", lambda **own: on_cpu(**own, **{EMITTERS: True}))
   was_disabled = jax.config.values[name]
   jax.config.update(name, False)
   yield

@@ -49,10 +49,11 @@ def run_stages(config, folder, names=stages.DEFAULT):
 
 
 def command(*arguments, data_dir=None, devices=1, variables=(), cwd=ROOT):
+  flags = os.environ.get("XLA_FLAGS", "")
   environment = {**os.environ, **dict(variables)} | {
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(ROOT),
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
   }
   if data_dir:
     environment["TFDS_DATA_DIR"] = str(data_dir)

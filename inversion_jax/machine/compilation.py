@@ -13,9 +13,6 @@ from jax.experimental.compilation_cache import compilation_cache
 # 20 to 40% faster without it.
 YNN_FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 OPTIMIZATION_LEVEL = "xla_backend_optimization_level"
-# Code of the emitters before these compiles in a third of the time where nothing is optimised. A
-# newer XLA has no others.
-NEW_EMITTERS = "xla_cpu_use_fusion_emitters"
 # Where runs that have programs in common keep them, under the folder above theirs.
 FOLDER = "compiled"
 
@@ -73,7 +70,7 @@ def _on_cpu(**options) -> dict | None:
   if jax.default_backend() != "cpu":
     return None
   if jax.config.values["jax_disable_most_optimizations"]:
-    options |= {OPTIMIZATION_LEVEL: 0, NEW_EMITTERS: False}
+    options[OPTIMIZATION_LEVEL] = 0
   return {name: value for name, value in options.items() if _is_known(name, value)} or None
 
 
