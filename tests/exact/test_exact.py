@@ -51,6 +51,8 @@ def test_ising_samples_have_the_probabilities_of_the_model():
   assert abs(statistic - 511) < 5 * math.sqrt(2 * 511)
 
 
+# The samples take longer than their optimisation.
+@pytest.mark.usefixtures("as_users_compile")
 @pytest.mark.parametrize("name", tasks.TASKS)
 def test_the_known_conditional_has_the_stated_entropy(name):
   task = tasks.TASKS[name]()
