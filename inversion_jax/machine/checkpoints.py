@@ -92,8 +92,10 @@ class Checkpoints:
     self._values[step] = value
     record = {_VALUE: value, _CHECKSUMS: _checksums(state)}
     record |= {checksums.SHA: checksums.of_json(record)}
-    self._sweep()
     with self._saving():
+      # Until the save before is done its thread moves what is no longer kept to where we sweep.
+      self._manager.wait_until_finished()
+      self._sweep()
       self._manager.save(step, args=ocp.args.StandardSave(state), metrics=record)
 
   def steps(self) -> list[int]:

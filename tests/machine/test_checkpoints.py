@@ -1,4 +1,8 @@
+import os
+import pathlib
 import shutil
+import threading
+import time
 from unittest.mock import Mock
 
 import jax
@@ -129,6 +133,26 @@ def test_states_of_which_none_was_judged_have_no_best_and_say_so(tmp_path):
     pytest.raises(UserError, match=f"{tmp_path} holds no state that was validated; delete it"),
   ):
     kept.best()
+
+
+def test_what_is_being_moved_away_while_the_next_is_saved_does_not_end_it(tmp_path, monkeypatch):
+  replace, moving = os.replace, threading.Event()
+
+  def replace_late(source, target):
+    if pathlib.Path(source).name == "1":
+      # The folder to move to has just been made: time for the next `save` to delete it.
+      moving.set()
+      time.sleep(0.5)
+    replace(source, target)
+
+  with Checkpoints(tmp_path, "max") as kept:
+    kept.save(1, {"w": jnp.zeros(3)}, 1.0)
+    kept.save(2, {"w": jnp.zeros(3)}, 2.0)
+    monkeypatch.setattr(os, "replace", replace_late)
+    kept.save(3, {"w": jnp.zeros(3)}, 3.0)
+    assert moving.wait(timeout=60)
+    kept.save(4, {"w": jnp.zeros(3)}, 4.0)
+  assert {path.name for path in tmp_path.iterdir()} == {"3", "4"}
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
