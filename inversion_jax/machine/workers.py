@@ -68,6 +68,9 @@ def side_by_side(num: int) -> Iterator[Callable[[Sequence[Task]], list]]:
   with concurrent.futures.ProcessPoolExecutor(
     num, context, _begin, (shares, absl_logging.get_verbosity())
   ) as pool:
+    # They import what they need while it is found out what they shall do.
+    for _ in range(num):
+      pool.submit(os.getpid)
 
     def work(tasks):
       futures = [pool.submit(_act, *task) for task in tasks]

@@ -125,8 +125,10 @@ def go_through_all(
     # What runs have in common comes before them: they find the classifier beside them.
     firsts = _first_of_each_classifier(runs) if CLASSIFIER.name in names else []
     shared = _tasks(firsts, [CLASSIFIER.name], compiled)
-    work(shared + (ahead.tasks(runs, names, compiled) if compiled else []))
-    work(_tasks(runs, names, compiled))
+    at_first, later = ahead.tasks(runs, names, compiled) if compiled else ([], [])
+    work(shared + at_first)
+    # A run that is sooner than these compiles what it needs itself.
+    work(later + _tasks(runs, names, compiled))
 
 
 def _first_of_each_classifier(runs):

@@ -28,31 +28,38 @@ from inversion_jax.stages.basic import INVERTER, SAMPLE
 NAME = "programs"
 
 
-def tasks(runs: Sequence[Run], names: Sequence[str], folder: pathlib.Path) -> list[workers.Task]:
+def tasks(
+  runs: Sequence[Run], names: Sequence[str], folder: pathlib.Path
+) -> tuple[list[workers.Task], list[workers.Task]]:
   """What is to be compiled ahead for runs that will go through the stages of these names.
 
   Args:
     runs: those that are trained already, and those of no layer, are passed over.
     names: of the stages.
     folder: where the programs are kept.
+
+  Returns:
+    What the runs need from the first step on, and what they need a while later.
   """
   if INVERTER.name not in names:
-    return []
+    return [], []
   pending = [run for run in runs if run.layer and not INVERTER.is_done(run)]
   parts = [part for part in PARTS if part != DRAW or SAMPLE.name in names]
   networks = {run: _network(run) for run in pending}
-  found = []
+  at_first, later = [], []
   for part in parts:
     alike = {}
     for run, network in networks.items():
       settings = str(run.recipe(inversion.NAME)) if part == STEP else ""
       alike.setdefault((network, settings), []).append(run)
-    for first, *others in alike.values():
-      if others:
-        layers = dict.fromkeys(run.layer for run in (first, *others))
-        args = first.config, part, ", ".join(layers), folder
+    for group in alike.values():
+      if len(group) > 1:
+        layers = dict.fromkeys(run.layer for run in group)
+        # Its reader compiles along with it: of the last, which all wait for in the end.
+        args = group[-1].config, part, ", ".join(layers), folder
+        found = at_first if part in (STEP, BEGINNING) else later
         found.append(workers.Task(NAME, _compile, args))
-  return found
+  return at_first, later
 
 
 def _network(run):
@@ -143,5 +150,5 @@ def _model(run) -> Inversion:
 
 
 BEGINNING, STEP, SCORE, DRAW = "beginning", "step", "score", "samples"
-# The longest first.
-PARTS = {STEP: _step, BEGINNING: _begin, DRAW: _draw, SCORE: _score}
+# The longest first, and what is needed sooner before what is needed later.
+PARTS = {STEP: _step, BEGINNING: _begin, SCORE: _score, DRAW: _draw}

@@ -77,7 +77,7 @@ def test_runs_side_by_side_share_classifier_and_programs_and_end_as_runs_one_aft
   for program in ("gradient_of_second", "init_network", "score_contexts", "draw_batch"):
     assert num_kept[f"jit_{program}"] == 1, "once for both"
   assert num_kept["jit_init_reader"] == 2, "each reads in its own way"
-  assert ahead.tasks(runs, tuple(stages.DEFAULT), compiled) == [], "they are trained"
+  assert ahead.tasks(runs, tuple(stages.DEFAULT), compiled) == ([], []), "they are trained"
 
 
 def test_what_layers_have_in_common_is_known_before_they_are_trained(finished, tmp_path):
@@ -91,18 +91,24 @@ def test_what_layers_have_in_common_is_known_before_they_are_trained(finished, t
       with run.config.unlocked():
         run.config.inverter.weight_decay = changes.get(layer, 0.0)
     found = ahead.tasks([runs[layer] for layer in layers], names, tmp_path)
-    return [task.args[1:3] for task in found]
+    for config, _, layers_alike, _ in (task.args for tasks in found for task in tasks):
+      assert config.representation.layer == layers_alike.split(", ")[-1], "its reader, too"
+    return tuple([task.args[1:3] for task in tasks] for tasks in found)
 
-  everything = "conv2, fc3, logits"
-  parts = ("step", "beginning", "samples", "score")
-  assert told(runs) == [(part, everything) for part in parts]
-  assert told(runs, ("inverter",)) == [(part, everything) for part in parts if part != "samples"]
+  def parts(*names):
+    return [(name, "conv2, fc3, logits") for name in names]
+
+  # For the first step, and for later.
+  assert told(runs) == (parts("step", "beginning"), parts("score", "samples"))
+  assert told(runs, ("inverter",)) == (parts("step", "beginning"), parts("score"))
   # Another recipe has another step alone.
-  assert told(runs, conv2=0.1)[:2] == [("step", "fc3, logits"), ("beginning", everything)]
-  assert told(["fc3"]) == told(runs, ("classifier",)) == []
+  own_step = [("step", "fc3, logits"), *parts("beginning")]
+  assert told(runs, conv2=0.1) == (own_step, parts("score", "samples"))
+  assert told(["fc3"]) == told(runs, ("classifier",)) == ([], [])
   with runs["conv2"].config.unlocked():
     runs["conv2"].config.inverter.network.reader_even = False
-  assert {layers for _, layers in told(runs)} == {"fc3, logits"}
+  for tasks in told(runs):
+    assert {layers for _, layers in tasks} == {"fc3, logits"}
 
 
 def test_layers_of_other_replicates_share_a_classifier_that_does_not_vary(finished, tmp_path):
