@@ -39,7 +39,7 @@ def tasks(
     folder: where the programs are kept.
 
   Returns:
-    What the runs need from the first step on, and what they need a while later.
+    What the runs begin with, and what they need later: scores some seconds after, samples at last.
   """
   if INVERTER.name not in names:
     return [], []

@@ -98,7 +98,7 @@ def test_what_layers_have_in_common_is_known_before_they_are_trained(finished, t
   def parts(*names):
     return [(name, "conv2, fc3, logits") for name in names]
 
-  # For the first step, and for later.
+  # To begin with, and for later.
   assert told(runs) == (parts("step", "beginning"), parts("score", "samples"))
   assert told(runs, ("inverter",)) == (parts("step", "beginning"), parts("score"))
   # Another recipe has another step alone.
