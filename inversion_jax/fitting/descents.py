@@ -3,7 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -62,21 +62,11 @@ class Descent:
   Algorithms go parameter by parameter, so that each model can descend by itself.
 
   Args:
-    names: of the models; () is one program.
-    recipe, unit: as of `training.descend`.
+    programs: from `program`, by the names of the models; of a model alone the name is "".
   """
 
-  def __init__(self, names: tuple[str, ...], recipe: Recipe, unit: str):
-    self._names = names
-
-    def descend_part(own, rest, told, grads):
-      state = own.layout.state(own.mirrors, rest)
-      told, grads = jax.tree.map(lambda total: total / recipe.num_microbatches, (told, grads))
-      state, metrics = training.descend(state, told, grads, recipe=recipe, unit=unit)
-      mirrors, rest = own.layout.split(own.layout.treedef.flatten_up_to(state))
-      return dataclasses.replace(own, mirrors=mirrors), rest, metrics
-
-    self._program = compilation.jit_step(descend_part)
+  def __init__(self, programs: Mapping[str, Callable]):
+    self._programs = programs
 
   def __call__(
     self, state: TrainState, told: tuple, grads: Any
@@ -89,7 +79,9 @@ class Descent:
       grads: their gradients, in the structure of the parameters.
     """
     layout, rest, parts = self._parts(state, grads)
-    done = {name: self._program(own, rest, told, grads) for name, (own, grads) in parts.items()}
+    done = {
+      name: self._programs[name](own, rest, told, grads) for name, (own, grads) in parts.items()
+    }
     *_, (_, rest, metrics) = done.values()
     norms = [metrics["grad_norm"] for _, _, metrics in done.values()]
     metrics["grad_norm"] = functools.reduce(jnp.hypot, norms)
@@ -104,15 +96,15 @@ class Descent:
     num_all = held_bytes((state, grads))
     return [
       Compiling(
-        pool.submit(self._program.lower(own, rest, told, grads).compile),
+        pool.submit(self._programs[name].lower(own, rest, told, grads).compile),
         num_all - held_bytes((own, grads)),
       )
-      for own, grads in parts.values()
+      for name, (own, grads) in parts.items()
     ]
 
   def _parts(self, state, grads):
     """The layout, what belongs to no model, and (own, gradient) of each model by its name."""
-    names = tuple(name for name in self._names if name in state.params)
+    names = tuple(name for name in self._programs if name in state.params)
     layout, leaves = _Layout.of(state, names)
     mirrors, rest = layout.split(leaves)
     if not names:
@@ -122,6 +114,19 @@ class Descent:
       rest,
       {name: (_Own([mirror[name] for mirror in mirrors], layout), grads[name]) for name in names},
     )
+
+
+def program(recipe: Recipe, unit: str) -> Callable:
+  """The compiled descent of one model; arguments are those of `training.descend`."""
+
+  def descend_part(own, rest, told, grads):
+    state = own.layout.state(own.mirrors, rest)
+    told, grads = jax.tree.map(lambda total: total / recipe.num_microbatches, (told, grads))
+    state, metrics = training.descend(state, told, grads, recipe=recipe, unit=unit)
+    mirrors, rest = own.layout.split(own.layout.treedef.flatten_up_to(state))
+    return dataclasses.replace(own, mirrors=mirrors), rest, metrics
+
+  return compilation.jit_step(descend_part)
 
 
 def _joined(mirrors_by_name):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from inversion_jax.fitting import training
+from inversion_jax.fitting import chains, descents, training
 from inversion_jax.fitting.chains import Chain
 from inversion_jax.fitting.costs import Compiling, held_bytes
 from inversion_jax.fitting.descents import Descent
@@ -33,9 +33,12 @@ class Step:
     is_chain = isinstance(loss_fn, Chain)
     self._gradient = (_ChainGradient if is_chain else _Gradient)(loss_fn, recipe.num_microbatches)
     self._add = compilation.jit_step(lambda sums, terms: jax.tree.map(jnp.add, sums, terms))
+    by_name = {"": descents.program(recipe, unit)}
     # One norm clips all gradients.
-    is_split = is_chain and not recipe.clip_norm
-    self._descent = Descent(loss_fn.names if is_split else (), recipe, unit)
+    if is_chain and not recipe.clip_norm:
+      common = _descent_of_second(loss_fn.second, recipe, unit)
+      by_name = dict(zip(loss_fn.names, (by_name[""], common), strict=True))
+    self._descent = Descent(by_name)
 
   def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
     """The next state, and metrics; the memory of `state` is given up."""
@@ -93,28 +96,26 @@ class _ChainGradient:
   """
 
   def __init__(self, chain, num_parts):
-    self._params_of, self._names = chain.params_of, chain.names
-    value_and_grads = jax.value_and_grad(chain.second, argnums=(0, 1), has_aux=True)
+    self._params_of, self._names, self._seen_of = chain.params_of, chain.names, chain.seen_of
 
     def first_of_part(at, params, batch, part):
       batch, key = _of_part(at, batch, part, num_parts)
       return jax.vjp(lambda params: chain.first(params, batch, key), params)
 
-    def gradient_of_second(at, params, given, batch, part):
-      return value_and_grads(params, given, *_of_part(at, batch, part, num_parts))
-
     def gradient_of_first(way_back, grads_of_given):
       return way_back(grads_of_given)[0]
 
     self._first = compilation.jit_step(first_of_part, donate=())
-    self._second = compilation.jit_step(gradient_of_second, donate=())
+    self._second = _gradient_of_second(chain.second, num_parts)
     # Among what it is given may be the parameters themselves.
     self._back = compilation.jit_step(gradient_of_first, donate=())
 
   def __call__(self, at, params, batch, part):
     first, second = self._params_of(params)
     given, way_back = self._first(at, first, batch, part)
-    told, (second_grads, grads_of_given) = self._second(at, second, given, batch, part)
+    told, (second_grads, grads_of_given) = self._second(
+      at, second, given, self._seen_of(batch), part
+    )
     first_grads = self._back(way_back, grads_of_given)
     return told, self._joined(params, first_grads, second_grads)
 
@@ -125,7 +126,7 @@ class _ChainGradient:
     program = pool.submit(lowered.compile)
     # The second is to be compiled for where the first leaves its results.
     given, way_back = _placed(lowered.out_info, program.result().output_shardings)
-    lowered = self._second.lower(at, second, given, batch, 0)
+    lowered = self._second.lower(at, second, given, self._seen_of(batch), 0)
     told, (second_grads, grads_of_given) = placement.replicated_shapes(lowered.out_info)
     back = self._back.lower(way_back, _as(grads_of_given, given))
     programs = [
@@ -137,6 +138,22 @@ class _ChainGradient:
 
   def _joined(self, params, *grads):
     return {name: of for name, of in zip(self._names, grads, strict=True) if name in params}
+
+
+@chains.kept
+def _descent_of_second(second, recipe, unit):
+  del second
+  return descents.program(recipe, unit)
+
+
+@chains.kept
+def _gradient_of_second(second, num_parts):
+  value_and_grads = jax.value_and_grad(second, argnums=(0, 1), has_aux=True)
+
+  def gradient_of_second(at, params, given, seen, part):
+    return value_and_grads(params, given, *_of_part(at, seen, part, num_parts))
+
+  return compilation.jit_step(gradient_of_second, donate=())
 
 
 def _of_part(at, batch, part, num_parts):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import operator
 import pathlib
 import tempfile
 from typing import Any
@@ -15,7 +16,7 @@ from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import sessions
 from inversion_jax.fitting.chains import Chain
 from inversion_jax.fitting.training import Recipe, TrainState
-from inversion_jax.inversion import first_pass, folders
+from inversion_jax.inversion import first_pass, folders, programs
 from inversion_jax.inversion.folders import NAME
 from inversion_jax.inversion.mixing import Mixture, mixture
 from inversion_jax.inversion.model import Inversion, pixel_nats, words_of
@@ -26,7 +27,6 @@ from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import say
 from inversion_jax.models import inverters
 from inversion_jax.models.inverters import amortised, from_decoder
-from inversion_jax.models.widening import log_prob_widened
 from inversion_jax.results import DECODER, NOISE, PRIOR, UNCONDITIONAL
 
 # Enough images for the statistics that set scale and bias of every layer.
@@ -61,18 +61,6 @@ def subject(
     size = train.image_shape[:2]
     return inverters.read(inverter, params, z, size, train=True, rngs={"dropout": key})
 
-  def loss_fn(params, contexts, batch, key):
-    log_prob_BHW = log_prob_widened(
-      inverter,
-      params,
-      contexts,
-      batch["image"],
-      multiple=network.filter_multiple,
-      train=True,
-      rngs={"dropout": key},
-    )
-    return -log_prob_BHW.sum((1, 2)).mean(), {}
-
   def validate(state: TrainState):
     scored = pixel_nats(inverter, [state.ema_params], held_out, batch_size, "validate")
     nats_N = np.concatenate([nats_BHW.sum((1, 2)) for (nats_BHW,) in scored])
@@ -82,7 +70,12 @@ def subject(
     name=NAME,
     init_fn=beginning(inverter),
     first_batch=first,
-    loss_fn=Chain(inverters.NAMES, read, loss_fn),
+    loss_fn=Chain(
+      inverters.NAMES,
+      read,
+      programs.loss(inverter, network.filter_multiple),
+      seen_of=operator.itemgetter("image"),
+    ),
     batch_fn=clean.batch,
     num_images=len(train),
     validate=validate,

@@ -17,8 +17,9 @@ from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import scoring, training
 from inversion_jax.fitting.training import Recipe
 from inversion_jax.information.codelength import FirstPass
+from inversion_jax.inversion import programs
 from inversion_jax.inversion.observed import Observed
-from inversion_jax.machine import compilation, locks, notes, placement, storage
+from inversion_jax.machine import locks, notes, placement, storage
 from inversion_jax.machine.errors import UserError
 from inversion_jax.machine.progress import track
 from inversion_jax.models import inverters, sampling
@@ -247,18 +248,6 @@ class Inversion:
       contexts = inverters.read(self.inverter, params, z, size)
       return sampling.for_each(contexts, len(index_B))
 
-    @placement.per_device
-    def draw_batch(params_and_key, contexts, images_BHWC, index_B, sample_B):
-      params, sample_key = params_and_key
-      keys_B = sampling.sample_keys(sample_key, index_B, sample_B)
-      model = self.inverter.bind({"params": {inverters.NETWORK: params}})
-      given_BRWC = images_BHWC[:, :num_given_rows] if num_given_rows else None
-      return sampling.draw(model, contexts, keys_B, size, sampler=sampler, given_BRWC=given_BRWC)
-
-    # Every process gets the whole result.
-    replicated = placement.data_parallel()[1]
-    draw_batch = compilation.jit_sampler(draw_batch, out_shardings=replicated)
-
     def arguments_fn(rows_B, sample_B):
       batch = seen.batch(rows_B)
       index_B, sample_B = placement.put_batch((of.index[rows_B], sample_B))
@@ -267,7 +256,7 @@ class Inversion:
       contexts = read(reader, batch["h"], index_B)
       return state, contexts, batch["image"], index_B, sample_B
 
-    return draw_batch, arguments_fn
+    return programs.sampler(self.inverter, sampler, num_given_rows), arguments_fn
 
   def save(self, folder: str | pathlib.Path, *, result: Result | None = None, about: str = ""):
     """Leaves the model for others: `config.json`, `model.safetensors`, and a card, `README.md`.
@@ -379,14 +368,10 @@ def pixel_scorer(inverter: Inverter) -> Callable:
   """(params, images, h) to -log p(pixel | pixels before it, h), (B, H, W), by two programs."""
   read = jax.jit(functools.partial(inverters.read, inverter), static_argnames="size")
 
-  @placement.jit_gathered
-  def score_contexts(params, contexts, images_BHWC):
-    return -inverters.log_prob(inverter, params, contexts, images_BHWC)
-
   def score_batch(params, images_BHWC, z):
     reader, network = inverters.split(params)
     contexts = read(reader, z, size=images_BHWC.shape[1:3])
-    return score_contexts(network, contexts, images_BHWC)
+    return programs.scorer(inverter)(network, contexts, images_BHWC)
 
   return score_batch
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from inversion_jax.fitting import costs
 from inversion_jax.fitting.chains import ChainInit
 from inversion_jax.fitting.training import Recipe
+from inversion_jax.inversion import programs
 from inversion_jax.machine import limits
 from inversion_jax.models import contexts, inverters, likelihoods, pixelcnn, upward
 from inversion_jax.models.inverters import Inverter
@@ -176,11 +177,7 @@ def beginning(inverter: Inverter) -> ChainInit:
     size = images_BHWC.shape[1:3]
     return inverter.init_with_output(keys, z, size, train=True, method=Inverter.contexts)
 
-  def init_network(keys, contexts_, images_BHWC, z):
-    del z
-    return inverter.init(keys, images_BHWC, contexts_, train=True, method=Inverter.log_prob)
-
-  return ChainInit(init_reader, init_network)
+  return ChainInit(init_reader, programs.init(inverter))
 
 
 # Kept, since many stages of a run ask, and the answer takes a second.

@@ -124,9 +124,5 @@ def _end_with_parent():
 
 def _act(name, act, args):
   progress.show_lines(name)
-  try:
-    with stopping.heeded((signal.SIGTERM,)):
-      return act(*args)
-  finally:
-    # What one task compiled is of no use to the next.
-    jax.clear_caches()
+  with stopping.heeded((signal.SIGTERM,)):
+    return act(*args)

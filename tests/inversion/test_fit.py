@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 import shutil
 
 import jax
@@ -59,6 +60,29 @@ def test_stored_arrays_give_the_nats_of_the_command_line(finished, mine):
   np.testing.assert_allclose(nats_of(mine), result.nats)
   assert result.nce.mean == pytest.approx(-nats_of(finished).mean(), abs=1e-3)
   assert result.nce.standard_error == pytest.approx(result.nats.std(ddof=1) / np.sqrt(21))
+
+
+def test_models_whose_network_is_equal_share_what_the_first_has_traced(finished, caplog):
+  network = dataclasses.replace(finished.network(), num_filters=6, reader_even=True)
+  images, h = (getattr(stored(finished, "train"), name) for name in ("images", "h"))
+
+  def traced(h, **of_reader):
+    caplog.clear()
+    with jax.log_compiles():
+      model = ij.fit(
+        ij.pairs(images, h, num_levels=17),
+        network=dataclasses.replace(network, **of_reader),
+        recipe=finished.recipe("inverter"),
+        quiet=True,
+      )
+      model.sample(h[:2])
+    return set(re.findall(r"Finished tracing (?:\+ transforming )?(\w+) for", caplog.text))
+
+  of_network = {"init_network", "gradient_of_second", "score_contexts", "draw_batch"}
+  assert of_network | {"descend_part", "first_of_part"} <= traced(h)
+  again = traced(h[:, :-1], reader_units=12)
+  assert not of_network & again
+  assert "first_of_part" in again, "it reads in its own way"
 
 
 def test_a_function_gives_the_nats_of_the_command_line(finished):
