@@ -123,6 +123,9 @@ def test_the_recipe_of_another_layer_comes_without_its_reader_and_leaves_what_wa
   config = config_lib.with_recipe_of(edited(get_config("digits_fc3"), inverter__num_steps=90), "")
   assert config.representation.layer == "fc3"
   assert config.inverter.network.reader_dropout_rate == 0.5
-  assert config.inverter.network.dropout_rate == prior.inverter.network.dropout_rate == 0.3
   assert config.inverter.learning_rate == prior.inverter.learning_rate == 3e-3
   assert config.inverter.num_steps == 90
+  # Its dropout comes with it.
+  assert get_config("svhn_conv1").inverter.network.dropout_rate == 0.1
+  config = config_lib.with_recipe_of(get_config("svhn_conv1"), "fc3")
+  assert config.inverter.network.dropout_rate == 0.5
