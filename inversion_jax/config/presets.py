@@ -84,7 +84,7 @@ def use_digits(config: ConfigDict):
       "num_steps": 300,
       "ema_decay": 0.98,
       "log_every": 50,
-      "validate_every": 150,
+      "validate_every": 300,
     }
   )
   config.gan.network.update({"num_filters": 16, "num_units": 128, "num_noise": 16})
@@ -222,7 +222,7 @@ def _invert_digits(config):
       "ema_decay": 0.98,
       "log_every": 30,
       # Validation and a checkpoint take as long as 20 steps.
-      "validate_every": 150,
+      "validate_every": 225,
     }
   )
   if layer in ("fc3", "logits"):
