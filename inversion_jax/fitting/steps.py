@@ -60,10 +60,10 @@ class Step:
     with concurrent.futures.ThreadPoolExecutor() as pool:
       at = self.root_key, state.step
       gradients, sums = self._gradient.compile(pool, at, state.params, batch)
-      descents = self._descent.compile(pool, state, *sums)
+      downward = self._descent.compile(pool, state, *sums)
       return max(
         *(held + program.num_bytes for program in gradients),
-        *(program.num_bytes for program in descents),
+        *(program.num_bytes for program in downward),
       )
 
 
