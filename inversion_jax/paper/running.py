@@ -61,7 +61,7 @@ def go_through(planned: plans.Planned, workdir: pathlib.Path) -> bool:
     warn("%s failed:\n%s", planned.folder, traceback.format_exc())
     return False
   finally:
-    # What one run compiled is of no use to the next.
+    # Most runs have networks of their own: what one compiled would only stay in memory.
     jax.clear_caches()
     gc.collect()
   return True
