@@ -33,12 +33,13 @@ class Step:
     is_chain = isinstance(loss_fn, Chain)
     self._gradient = (_ChainGradient if is_chain else _Gradient)(loss_fn, recipe.num_microbatches)
     self._add = compilation.jit_step(lambda sums, terms: jax.tree.map(jnp.add, sums, terms))
-    by_name = {"": descents.program(recipe, unit)}
+    programs = {"": descents.program(recipe, unit)}
     # One norm clips all gradients.
     if is_chain and not recipe.clip_norm:
+      first, second = loss_fn.names
       common = _descent_of_second(loss_fn.second, recipe, unit)
-      by_name = dict(zip(loss_fn.names, (by_name[""], common), strict=True))
-    self._descent = Descent(by_name)
+      programs = {first: descents.program(recipe, unit), second: common}
+    self._descent = Descent(programs)
 
   def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
     """The next state, and metrics; the memory of `state` is given up."""
@@ -142,7 +143,7 @@ class _ChainGradient:
 
 @chains.kept
 def _descent_of_second(second, recipe, unit):
-  del second
+  del second  # With it goes what was compiled for the shapes of its parameters.
   return descents.program(recipe, unit)
 
 

@@ -367,11 +367,12 @@ def mapped_rows(num_images: int, num_maps: int) -> Int[np.ndarray, " n"]:
 def pixel_scorer(inverter: Inverter) -> Callable:
   """(params, images, h) to -log p(pixel | pixels before it, h), (B, H, W), by two programs."""
   read = jax.jit(functools.partial(inverters.read, inverter), static_argnames="size")
+  score_contexts = programs.scorer(inverter)
 
   def score_batch(params, images_BHWC, z):
     reader, network = inverters.split(params)
     contexts = read(reader, z, size=images_BHWC.shape[1:3])
-    return programs.scorer(inverter)(network, contexts, images_BHWC)
+    return score_contexts(network, contexts, images_BHWC)
 
   return score_batch
 

@@ -21,12 +21,12 @@ def _of_network(make: Callable) -> Callable:
 
   @functools.wraps(make)
   def made(inverter, *settings):
-    return kept(_without_reader(inverter), *settings)
+    return kept(without_reader(inverter), *settings)
 
   return made
 
 
-def _without_reader(inverter):
+def without_reader(inverter: Inverter) -> Inverter:
   """The same network, as a value, whatever the reader: its fields are those by default."""
   fields = dataclasses.fields(inverter)
   return inverter.clone(**{of.name: of.default for of in fields if of.name.startswith("reader_")})

@@ -17,7 +17,7 @@ from inversion_jax.features import sources
 from inversion_jax.features.pairs import Pairs
 from inversion_jax.fitting import sessions
 from inversion_jax.fitting.steps import Step
-from inversion_jax.inversion import AS_IT_IS, Inversion, Observed
+from inversion_jax.inversion import AS_IT_IS, Inversion, Observed, programs
 from inversion_jax.machine import compilation, placement, workers
 from inversion_jax.machine.progress import say
 from inversion_jax.models.inverters import Inverter
@@ -63,8 +63,8 @@ def tasks(
 
 
 def _network(run):
-  """All that the programs of the causal network depend on, as a text."""
-  images, network, module = run.images("train"), run.network(), inverter.module(run)
+  """All that the programs of the causal network depend on."""
+  images, module = run.images("train"), inverter.module(run)
   _, z = inversion.shapes_of(1, images.image_shape, run.h_shape)
   contexts = jax.eval_shape(
     lambda z: module.init_with_output(
@@ -72,13 +72,9 @@ def _network(run):
     )[0],
     z,
   )
-  fields = {
-    name: value
-    for name, value in dataclasses.asdict(network).items()
-    if not name.startswith("reader_")
-  }
+  network = programs.without_reader(module), run.network().filter_multiple
   batches = run.config.sample.to_dict(), run.eval_batch_size, run.recipe(inversion.NAME).batch_size
-  return str((contexts, images.image_shape, images.num_levels, fields, batches))
+  return *network, contexts, images.image_shape, str(batches)
 
 
 def _compile(config: ConfigDict, part: str, layers: str, folder: pathlib.Path):
